@@ -1,0 +1,30 @@
+"""Claims: measurements in, verdicts out."""
+
+from lmtest.claims.attainability import attainability
+from lmtest.claims.compare import compare_runs
+from lmtest.claims.judge import VERDICT_COLUMNS, judge
+from lmtest.claims.schema import (
+    KL,
+    Claim,
+    Difference,
+    Equivalence,
+    Heterogeneity,
+    Order,
+    Threshold,
+    check_claims,
+)
+
+__all__ = [
+    "KL",
+    "VERDICT_COLUMNS",
+    "Claim",
+    "Difference",
+    "Equivalence",
+    "Heterogeneity",
+    "Order",
+    "Threshold",
+    "attainability",
+    "check_claims",
+    "compare_runs",
+    "judge",
+]

@@ -1,0 +1,163 @@
+"""The statistics behind the verdicts: pure functions on samples of seeds, safe where all seeds tie.
+
+A sample is a float array [n], one finite value a seed. Differences are later minus earlier: mean(b) − mean(a).
+With fewer than two seeds in a sample an interval is NaN, and so is a p value that rests on one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import chi2
+from statsmodels.stats.contingency_tables import cochrans_q
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.weightstats import CompareMeans, DescrStatsW, ttost_ind
+
+Sample = npt.NDArray[np.float64]
+
+ALPHA = 0.05
+EXACT_SPLITS = 200_000
+EXACT_FLIPS = 16
+RANDOM_DRAWS = 20_000
+TIE = 1e-10
+"""Sums closer than this, relative to the largest value, are ties: rounding must not decide a rank."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An effect with its two-sided 95 % interval; the interval is a point where nothing varies."""
+
+    effect: float
+    lower: float
+    upper: float
+
+
+def welch(a: Sample, b: Sample) -> Estimate:
+    """mean(b) − mean(a) with Welch's interval."""
+    effect = float(b.mean() - a.mean())
+    if min(len(a), len(b)) < 2:
+        return Estimate(effect, math.nan, math.nan)
+    if _constant(a) and _constant(b):
+        effect = float(b[0] - a[0])
+        return Estimate(effect, effect, effect)
+    lower, upper = CompareMeans.from_data(b, a).tconfint_diff(ALPHA, usevar="unequal")
+    return Estimate(effect, float(lower), float(upper))
+
+
+def mean(x: Sample) -> Estimate:
+    """The mean with Student's interval."""
+    if len(x) < 2:
+        return Estimate(float(x.mean()), math.nan, math.nan)
+    if _constant(x):
+        return Estimate(float(x[0]), float(x[0]), float(x[0]))
+    lower, upper = DescrStatsW(x).tconfint_mean(ALPHA)
+    return Estimate(float(x.mean()), float(lower), float(upper))
+
+
+def spread(x: Sample) -> Estimate:
+    """The standard deviation (ddof 1) with its chi-square interval."""
+    if len(x) < 2:
+        return Estimate(math.nan, math.nan, math.nan)
+    freedom = len(x) - 1
+    sd = 0.0 if _constant(x) else float(x.std(ddof=1))
+    low, high = chi2.ppf(np.array([1 - ALPHA / 2, ALPHA / 2]), freedom)
+    return Estimate(sd, sd * math.sqrt(freedom / low), sd * math.sqrt(freedom / high))
+
+
+def equivalent(a: Sample, b: Sample, margin: float) -> float:
+    """p value of |mean(b) − mean(a)| < margin: two one-sided Welch t tests; 0 or 1 where neither sample varies."""
+    if min(len(a), len(b)) < 2:
+        return math.nan
+    if _constant(a) and _constant(b):
+        return float(abs(b[0] - a[0]) >= margin)
+    return float(ttost_ind(a, b, -margin, margin, usevar="unequal")[0])
+
+
+def greater(a: Sample, b: Sample, margin: float = 0.0, seed: int = 0) -> float:
+    """p value of mean(b) − mean(a) > margin: permutation test on the difference in means, ties counted against.
+
+    Over all splits where there are at most EXACT_SPLITS, else over RANDOM_DRAWS drawn from `seed`, plus one.
+    """
+    n, m = len(a), len(b)
+    pooled = np.concatenate([b, a + margin])  # the split's sum decides: the sum of all is the same
+    threshold = pooled[:m].sum() - TIE * np.abs(pooled).max()
+    if is_exact_split(n, m):
+        return float((pooled[_splits(n + m, m)].sum(1) >= threshold).mean())
+    draws = np.random.default_rng(seed).permuted(np.tile(pooled, (RANDOM_DRAWS, 1)), axis=1)
+    sums = draws[:, :m].sum(1)
+    return (1 + int((sums >= threshold).sum())) / (1 + RANDOM_DRAWS)
+
+
+def apart(a: Sample, b: Sample, margin: float = 0.0, seed: int = 0) -> float:
+    """p value of |mean(b) − mean(a)| > margin: twice the smaller of the two one-sided permutation tests, at most 1."""
+    return min(1.0, 2 * min(greater(a, b, margin, seed), greater(b, a, margin, seed)))
+
+
+def positive(x: Sample, seed: int = 0) -> float:
+    """p value of mean(x) > 0: sign-flip permutation test (the null: symmetric about 0), ties counted against.
+
+    Over all 2^n flips up to n = EXACT_FLIPS, else over RANDOM_DRAWS drawn from `seed`, plus one.
+    """
+    threshold = x.sum() - TIE * np.abs(x).max()
+    if len(x) <= EXACT_FLIPS:
+        sums = np.zeros(1)
+        for value in x:
+            sums = np.concatenate([sums + value, sums - value])
+        return float((sums >= threshold).mean())
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(RANDOM_DRAWS, len(x)))
+    return (1 + int((signs @ x >= threshold).sum())) / (1 + RANDOM_DRAWS)
+
+
+def heterogeneous(outcomes: npt.NDArray[np.bool_], margin: float = 0.0) -> float:
+    """p value of "seeds differ, with SD > margin", from outcomes [prompts, seeds]: Cochran's Q.
+
+    Q knows no margin: where one is stated, the chi-square test of the seed means' variance must reject as well.
+    1 where every prompt has one outcome for all seeds; NaN for fewer than two seeds.
+    """
+    if outcomes.shape[1] < 2:
+        return math.nan
+    if not (outcomes != outcomes[:, :1]).any():
+        return 1.0
+    p = float(cochrans_q(outcomes.astype(int)).pvalue)
+    if margin > 0:
+        freedom = outcomes.shape[1] - 1
+        p = max(p, float(chi2.sf(freedom * (spread(outcomes.mean(0)).effect / margin) ** 2, freedom)))
+    return p
+
+
+def holm(p_values: npt.ArrayLike) -> Sample:
+    """Holm's adjusted p values [k]; a NaN stays NaN and weighs on the others as a test that failed."""
+    raw = np.asarray(p_values, dtype=np.float64)
+    if not len(raw):
+        return raw
+    adjusted = multipletests(np.nan_to_num(raw, nan=1.0), method="holm")[1]
+    return np.where(np.isnan(raw), np.nan, adjusted)
+
+
+def is_exact_split(n: int, m: int) -> bool:
+    """Whether `greater` and `apart` go through all splits of samples of these sizes."""
+    return math.comb(n + m, m) <= EXACT_SPLITS
+
+
+def smallest_greater(n: int, m: int) -> float:
+    """The smallest p value that `greater` can give with n and m seeds; `apart` gives at least twice that."""
+    return 1 / math.comb(n + m, m) if is_exact_split(n, m) else 1 / (1 + RANDOM_DRAWS)
+
+
+def smallest_positive(n: int) -> float:
+    """The smallest p value that `positive` can give with n seeds."""
+    return 0.5**n if n <= EXACT_FLIPS else 1 / (1 + RANDOM_DRAWS)
+
+
+def _constant(x: Sample) -> bool:
+    return bool((x == x[0]).all())  # the variance of equal floats need not be 0
+
+
+@lru_cache(maxsize=4)
+def _splits(size: int, chosen: int) -> npt.NDArray[np.intp]:
+    return np.array(list(combinations(range(size), chosen)), dtype=np.intp)

@@ -1,0 +1,179 @@
+"""What every language offers: its exact law, as strings in Python and as a model on tokens."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from lmtest.errors import UsageError
+from lmtest.languages.rules import Rule
+from lmtest.languages.vocabulary import String, Vocabulary, check_list
+
+SUPPORT_LIMIT = 20_000
+"""Languages with at most so many strings count as small: their sums are exact."""
+
+
+@dataclass(frozen=True)
+class Entropy:
+    """Nats per string, EOS included; `half_width` of a 95 % interval, 0 where `exact`."""
+
+    value: float
+    half_width: float
+    exact: bool
+
+
+@dataclass(frozen=True)
+class Support:
+    """All strings of a finite language: token ids, and log-probabilities [N] (float64, nats, EOS included)."""
+
+    rows: list[tuple[int, ...]]
+    log_probs: torch.Tensor
+
+
+class Language(ABC):
+    """A set of strings with an exact probability each; every method uses the law conditioned on `max_length`.
+
+    A kind of language supplies `joint_next` and `sample_ids`, and where it can do better, the rest.
+    """
+
+    def __init__(
+        self,
+        symbols: Sequence[str],
+        *,
+        name: str,
+        title: str,
+        source: str = "",
+        max_length: int | None = None,
+        rules: dict[str, Rule] | None = None,
+    ) -> None:
+        self.vocabulary = Vocabulary(tuple(symbols))
+        self.name, self.title, self.source, self.max_length = name, title, source, max_length
+        self.rules: dict[str, Rule] = rules or {}
+
+    def __repr__(self) -> str:
+        return f"<language {self.name}: {self.title}>"
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        return self.vocabulary.symbols
+
+    # What a kind supplies.
+
+    @abstractmethod
+    def joint_next(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens [N, T] with BOS first → [N, T, V] float64: log P(string starts with the prefix, then v); nats.
+
+        Row t belongs to the prefix up to and including token t; for EOS it is the log-probability of the string that
+        is just that prefix. −inf where dead, and on rows that hold a PAD, an EOS or a BOS that is not the first.
+        """
+
+    @abstractmethod
+    def sample_ids(self, n: int, rng: np.random.Generator) -> list[tuple[int, ...]]:
+        """n independent strings as token ids."""
+
+    @abstractmethod
+    def mean_length(self) -> float:
+        """Expected number of symbols of a string, EOS not counted; may be infinite."""
+
+    @abstractmethod
+    def support(self, limit: int = SUPPORT_LIMIT) -> Support | None:
+        """All strings with their log-probabilities, or None where there are more than `limit`."""
+
+    def exact_entropy(self) -> float | None:
+        """Nats per string in closed form, or None where the language has none."""
+        support = self.support()
+        return None if support is None else float(-(support.log_probs.exp() * support.log_probs).sum())
+
+    # The contract on strings.
+
+    def sample(self, n: int, seed: int) -> list[String]:
+        """n independent strings from the exact law; the same `seed` gives the same strings."""
+        if n < 0:
+            raise UsageError(f"expected a number of strings ≥ 0, found {n}")
+        return [self.vocabulary.join(row) for row in self.sample_ids(n, np.random.default_rng(seed))]
+
+    def log_prob(self, strings: Sequence[String]) -> np.ndarray:
+        """Strings → log-probabilities [N] float64, nats, EOS included, summed over all derivations; −inf outside."""
+        return self._rowwise(strings, self.log_prob_ids)
+
+    def prefix_log_prob(self, prefixes: Sequence[String]) -> np.ndarray:
+        """Prefixes → log of the mass of all strings that start so, [N] float64, nats; −inf where dead."""
+        return self._rowwise(prefixes, self.prefix_log_prob_ids)
+
+    def next_symbol_law(self, prefix: String) -> dict[str, float]:
+        """Probability of each symbol and of "<eos>" after a prefix; raises UsageError on a dead prefix."""
+        if (ids := self.vocabulary.ids(prefix)) is None:
+            raise UsageError(f"dead prefix {prefix!r}: it has a symbol that {self.name} does not know")
+        joint = self.joint_next(self.vocabulary.pack([ids])[0])[0, -1]
+        if not math.isfinite(float(joint.max())):
+            raise UsageError(f"dead prefix {prefix!r}: no string of {self.name} starts so; there is no next-symbol law")
+        return dict(zip(self.vocabulary.outputs, joint.softmax(-1).tolist(), strict=True))
+
+    def contains(self, strings: Sequence[String]) -> np.ndarray:
+        """Strings → bool [N]: whether the probability is positive."""
+        return self.log_prob(strings) > -math.inf
+
+    def entropy(self, draws: int = 10_000, seed: int = 0) -> Entropy:
+        """Entropy of the strings, nats per string: the floor of every model's loss.
+
+        Exact for finite (enumerable) support or proven unambiguity, else the mean of −log p over `draws` samples.
+        """
+        exact = self.exact_entropy()
+        if exact is not None:
+            return Entropy(exact, 0.0, True)
+        rows = self.sample_ids(draws, np.random.default_rng(seed))
+        surprisal = -self.log_prob_ids(rows)
+        half_width = 1.96 * float(surprisal.std()) / math.sqrt(draws)
+        return Entropy(float(surprisal.mean()), half_width, False)
+
+    # The same on token ids.
+
+    def log_prob_ids(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Rows of token ids → log-probabilities [N] float64."""
+        tokens, lengths = self.vocabulary.pack(rows)
+        return self.joint_next(tokens)[torch.arange(len(rows)), lengths, self.vocabulary.eos]
+
+    def prefix_log_prob_ids(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Rows of token ids → log prefix masses [N] float64."""
+        tokens, lengths = self.vocabulary.pack(rows)
+        return self.joint_next(tokens)[torch.arange(len(rows)), lengths].logsumexp(-1)
+
+    def _rowwise(self, strings: Sequence[String], function: object) -> np.ndarray:
+        rows = [self.vocabulary.ids(string) for string in check_list(strings)]
+        known = [i for i, row in enumerate(rows) if row is not None]
+        values = np.full(len(rows), -math.inf)
+        if known:
+            values[known] = function([rows[i] for i in known]).numpy()  # type: ignore[operator]
+        return values
+
+    # The contract as a model.
+
+    def next_log_probs(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens [N, T], BOS first → next-symbol laws [1, N, T, V] float64, nats; NaN at dead positions.
+
+        T positions; V = the symbols and EOS; one "seed". The exact law is a model that every evaluator accepts.
+        """
+        return self.joint_next(tokens).log_softmax(-1)[None]  # all −inf → NaN
+
+
+def enumerate_support(language: Language, limit: int) -> Support | None:
+    """All strings of a finite language, breadth first over live prefixes; None as soon as there are more than `limit`."""
+    rows: list[tuple[int, ...]] = []
+    log_probs: list[float] = []
+    layer: list[tuple[int, ...]] = [()]
+    while layer:
+        joint = language.joint_next(language.vocabulary.pack(layer)[0])[:, -1]
+        alive = joint > -math.inf
+        for i in alive[:, -1].nonzero().flatten().tolist():
+            rows.append(layer[i])
+            log_probs.append(float(joint[i, -1]))
+        layer = [(*layer[i], symbol) for i, symbol in alive[:, :-1].nonzero().tolist()]
+        # Each live prefix leads to a string of its own.
+        if len(rows) + len(layer) > limit:
+            return None
+    return Support(rows, torch.tensor(log_probs, dtype=torch.float64))

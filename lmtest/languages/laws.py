@@ -1,0 +1,121 @@
+"""Laws of an exponent: uniform, geometric, explicit weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from lmtest.validation import Table
+
+
+@dataclass(frozen=True)
+class FiniteLaw:
+    """P(n = low + i) = probs[i]."""
+
+    low: int
+    probs: tuple[float, ...]
+
+    @property
+    def high(self) -> int:
+        return self.low + len(self.probs) - 1
+
+    def pmf(self, n: int) -> float:
+        return self.probs[n - self.low] if self.low <= n <= self.high else 0.0
+
+    def tail(self, n: int) -> float:
+        """P(N ≥ n)."""
+        return math.fsum(self.probs[max(0, n - self.low) :])
+
+    def mean(self) -> float:
+        return math.fsum((self.low + i) * p for i, p in enumerate(self.probs))
+
+    def entropy(self) -> float:
+        return -math.fsum(p * math.log(p) for p in self.probs if p > 0)
+
+    def sample(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        return self.low + rng.choice(len(self.probs), size=n, p=np.array(self.probs) / math.fsum(self.probs))
+
+
+@dataclass(frozen=True)
+class GeometricLaw:
+    """P(n) = p (1 − p)^(n − low) for n ≥ low."""
+
+    low: int
+    p: float
+    high = None
+
+    def pmf(self, n: int) -> float:
+        return self.p * (1 - self.p) ** (n - self.low) if n >= self.low else 0.0
+
+    def tail(self, n: int) -> float:
+        """P(N ≥ n)."""
+        return float((1 - self.p) ** max(0, n - self.low))
+
+    def mean(self) -> float:
+        return self.low + (1 - self.p) / self.p
+
+    def entropy(self) -> float:
+        p, q = self.p, 1 - self.p
+        return -math.log(p) - (q / p * math.log(q) if q > 0 else 0.0)
+
+    def sample(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        return self.low - 1 + rng.geometric(self.p, size=n)
+
+
+ExponentLaw = FiniteLaw | GeometricLaw
+
+
+class UniformTable(Table):
+    """`{ law = "uniform", low = 1, high = 128 }`"""
+
+    law: Literal["uniform"]
+    low: int = Field(1, ge=0)
+    high: int
+
+    @model_validator(mode="after")
+    def _ordered(self) -> UniformTable:
+        if self.low > self.high:
+            raise ValueError(f"expected low ≤ high, found low = {self.low}, high = {self.high}")
+        return self
+
+    def build(self) -> ExponentLaw:
+        count = self.high - self.low + 1
+        return FiniteLaw(self.low, (1 / count,) * count)
+
+
+class GeometricTable(Table):
+    """`{ law = "geometric", p = 0.5, low = 1 }`"""
+
+    law: Literal["geometric"]
+    p: float = Field(gt=0, le=1)
+    low: int = Field(1, ge=0)
+
+    def build(self) -> ExponentLaw:
+        return GeometricLaw(self.low, self.p)
+
+
+class WeightsTable(Table):
+    """`{ law = "weights", weights = [0.5, 0.25, 0.25], low = 1 }`"""
+
+    law: Literal["weights"]
+    weights: list[float] = Field(min_length=1)
+    low: int = Field(1, ge=0)
+
+    @model_validator(mode="after")
+    def _sum(self) -> WeightsTable:
+        if min(self.weights) < 0:
+            raise ValueError(f"expected weights ≥ 0, found {min(self.weights)}")
+        total = math.fsum(self.weights)
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"the weights sum to {total:.10g}, not to 1; they are taken as written")
+        return self
+
+    def build(self) -> ExponentLaw:
+        return FiniteLaw(self.low, tuple(self.weights))
+
+
+LawTable = Annotated[UniformTable | GeometricTable | WeightsTable, Field(discriminator="law")]

@@ -1,0 +1,277 @@
+"""`kind = "template"`: words repeated by exponents with a stated law, such as a^n b^n, a^n b^m or (a b)^2n c."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from lmtest.errors import UsageError
+from lmtest.languages.base import SUPPORT_LIMIT, Language, Support
+from lmtest.languages.laws import ExponentLaw
+from lmtest.languages.rules import Rule
+from lmtest.languages.trie import PrefixTrie
+
+Row = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Block:
+    """`word` repeated times · n + plus, with n the value of exponent `variable` (or plus alone)."""
+
+    word: tuple[str, ...]
+    variable: str | None
+    times: int
+    plus: int
+
+
+_ITEM = re.compile(
+    r"""\s*(?:(?P<quoted>'[^']+'|"[^"]+")|\((?P<group>[^()]*)\)|(?P<symbol>[^\s^()'"]+))"""
+    r"""(?:\^(?P<exponent>\{[^{}]*\}|[^\s(]+))?(?=\s|$)"""
+)
+_EXPONENT = re.compile(r"(?:(?P<times>\d+)?\s*\*?\s*(?P<variable>[A-Za-z_]\w*))?\s*(?:\+?\s*(?P<plus>\d+))?$")
+
+
+def parse_template(text: str) -> list[Block]:
+    """Template text → blocks. Items stand apart by white space: `a^n`, `(ab)^n`, `(the cat)^2n`, `'('^{n+1}`, `c`."""
+    blocks, position = [], 0
+    text = text.rstrip()
+    while position < len(text):
+        item = _ITEM.match(text, position)
+        if item is None:
+            raise UsageError(
+                f"cannot read the template {text!r} at {text[position:]!r}: "
+                "expected items such as a^n, (ab)^2n, 'the'^3 or c, with white space between them"
+            )
+        position = item.end()
+        if item["quoted"]:
+            word: tuple[str, ...] = (item["quoted"][1:-1],)
+        elif item["symbol"]:
+            word = (item["symbol"],)
+        else:
+            group = item["group"].strip()
+            word = tuple(group.split()) if re.search(r"\s", group) else tuple(group)
+        raw = (item["exponent"] or "1").strip("{}").strip()
+        exponent = _EXPONENT.match(raw)
+        if not word or exponent is None or not raw or exponent["times"] == "0":
+            raise UsageError(f"cannot read {item[0].strip()!r} in the template: expected an exponent such as n, 2n, n+1, 3")
+        times = int(exponent["times"] or 1) if exponent["variable"] else 0
+        blocks.append(Block(word, exponent["variable"], times, int(exponent["plus"] or 0)))
+    if not blocks:
+        raise UsageError("the template is empty: write for example  a^n b^n")
+    return blocks
+
+
+class Template(Language):
+    """A counted template: its strings are the template with every exponent drawn from its own law, independently."""
+
+    def __init__(
+        self,
+        template: str,
+        laws: dict[str, ExponentLaw],
+        *,
+        name: str,
+        title: str,
+        source: str = "",
+        max_length: int | None = None,
+        rules: dict[str, Rule] | None = None,
+    ) -> None:
+        self.template = template
+        self.blocks = parse_template(template)
+        self.variables = tuple(dict.fromkeys(b.variable for b in self.blocks if b.variable is not None))
+        if missing := [v for v in self.variables if v not in laws]:
+            raise UsageError(f"the exponent {missing[0]!r} has no law; add  {missing[0]} = {{ law = \"uniform\", low = 1, high = 16 }}")
+        if unknown := [v for v in laws if v not in self.variables]:
+            raise UsageError(f"a law for {unknown[0]!r}, which is no exponent of {template!r}; exponents: {' '.join(self.variables)}")
+        self.laws = [laws[v] for v in self.variables]
+        symbols = tuple(dict.fromkeys(s for b in self.blocks for s in b.word))
+        super().__init__(symbols, name=name, title=title, source=source, max_length=max_length, rules=rules)
+        index = {s: i for i, s in enumerate(symbols)}
+        self._words = [tuple(index[s] for s in block.word) for block in self.blocks]
+        self._which = [self.variables.index(b.variable) if b.variable is not None else -1 for b in self.blocks]
+        self._fixed = sum(len(b.word) * b.plus for b in self.blocks)
+        self._sizes = [sum(len(b.word) * b.times for b in self.blocks if b.variable == v) for v in self.variables]
+        self._rows: dict[Row, list[float]] = {}
+        if max_length is not None and self._norm <= 0:
+            raise UsageError(f"{name}: no string has at most max_length = {max_length} symbols; raise it")
+
+    # Lengths: Σ sizes[v] · n_v + fixed.
+
+    @cached_property
+    def _room(self) -> list[np.ndarray]:
+        """Under a limit: [v][r] = P(the exponents v, v+1, … take at most r symbols together)."""
+        assert self.max_length is not None
+        exactly = np.zeros(self.max_length + 1)
+        exactly[0] = 1.0
+        rooms = [exactly.cumsum()]
+        for law, size in zip(reversed(self.laws), reversed(self._sizes), strict=True):
+            widened = np.zeros_like(exactly)
+            for n in range(law.low, self.max_length // size + 1):
+                if n * size <= self.max_length and law.pmf(n) > 0:
+                    widened[n * size :] += law.pmf(n) * exactly[: len(exactly) - n * size]
+            exactly = widened
+            rooms.append(exactly.cumsum())
+        return rooms[::-1]
+
+    def _fits(self, first_free: int, taken: int) -> float:
+        """P(all exponents from `first_free` on leave the string within the limit), given `taken` symbols elsewhere."""
+        if self.max_length is None:
+            return 1.0
+        left = self.max_length - taken
+        return float(self._room[first_free][left]) if left >= 0 else 0.0
+
+    @cached_property
+    def _norm(self) -> float:
+        return self._fits(0, self._fixed)
+
+    # Masses of single strings and prefixes: walk the blocks; exponents get their values where they first occur.
+
+    def _mass(self, row: Row, whole: bool) -> float:
+        """Unnormalised mass of the string `row`, or of all strings that start with it."""
+        return self._walk(row, whole, 0, 0, (), self._fixed, 1.0)
+
+    def _walk(self, row: Row, whole: bool, block: int, position: int, values: Row, taken: int, mass: float) -> float:
+        if not whole and position >= len(row):
+            return mass * self._fits(len(values), taken)
+        if block == len(self.blocks):
+            fits = self.max_length is None or taken <= self.max_length
+            return mass if whole and position == len(row) and fits else 0.0
+        word, spec, which = self._words[block], self.blocks[block], self._which[block]
+        room = len(row) - position
+        matched = 0  # symbols from here on that the repeated word would match
+        while matched < room and row[position + matched] == word[matched % len(word)]:
+            matched += 1
+        if which < len(values):  # a fixed count, or an exponent that has its value
+            need = len(word) * (spec.plus + (spec.times * values[which] if which >= 0 else 0))
+            if matched < min(need, room) or (whole and need > room):
+                return 0.0
+            return self._walk(row, whole, block + 1, position + need, values, taken, mass)
+        law, total = self.laws[which], 0.0
+        n = law.low
+        while (need := len(word) * (spec.plus + spec.times * n)) < room or (whole and need == room):
+            if matched < need:
+                return total
+            if (p := law.pmf(n)) > 0:
+                taken_now = taken + self._sizes[which] * n
+                total += self._walk(row, whole, block + 1, position + need, (*values, n), taken_now, mass * p)
+            n += 1
+            if law.high is not None and n > law.high:
+                return total
+        if whole or matched < room:
+            return total
+        # The prefix ends within this block: every larger exponent completes it.
+        if self.max_length is None:
+            return total + mass * law.tail(n)
+        most = (self.max_length - taken) // self._sizes[which]
+        larger = range(n, most + 1 if law.high is None else min(most, law.high) + 1)
+        return total + mass * math.fsum(
+            law.pmf(m) * self._fits(which + 1, taken + self._sizes[which] * m) for m in larger
+        )
+
+    def _joint_row(self, row: Row) -> list[float]:
+        if row not in self._rows:
+            masses = [self._mass((*row, symbol), whole=False) for symbol in range(len(self.symbols))]
+            masses.append(self._mass(row, whole=True))
+            self._rows[row] = [math.log(mass / self._norm) if mass > 0 else -math.inf for mass in masses]
+        return self._rows[row]
+
+    def joint_next(self, tokens: torch.Tensor) -> torch.Tensor:
+        if self._trie is not None:
+            return self._trie.joint_next(tokens, self.vocabulary.bos)
+        joint = torch.full((*tokens.shape, self.vocabulary.n_outputs), -math.inf, dtype=torch.float64)
+        for i, (first, *rest) in enumerate(tokens.tolist()):
+            if first != self.vocabulary.bos:
+                continue
+            proper = list(itertools.takewhile(lambda token: token < len(self.symbols), rest))
+            for t in range(len(proper) + 1):
+                values = self._joint_row(tuple(proper[:t]))
+                joint[i, t] = torch.tensor(values, dtype=torch.float64)
+                if max(values) == -math.inf:
+                    break
+        return joint
+
+    @cached_property
+    def _trie(self) -> PrefixTrie | None:
+        support = self.support()
+        return None if support is None else PrefixTrie(support, self.vocabulary.n_outputs)
+
+    # The rest of the contract.
+
+    def sample_ids(self, n: int, rng: np.random.Generator) -> list[Row]:
+        if self.max_length is None:
+            columns = [law.sample(n, rng) for law in self.laws]
+            return [self._string(values) for values in (zip(*columns, strict=True) if columns else [()] * n)]
+        return [self._string(self._draw_within(rng)) for _ in range(n)]
+
+    def _draw_within(self, rng: np.random.Generator) -> Row:
+        """Exponents one after the other, each with the mass of all that can still follow it within the limit."""
+        assert self.max_length is not None
+        values: Row = ()
+        taken = self._fixed
+        for v, (law, size) in enumerate(zip(self.laws, self._sizes, strict=True)):
+            ns = range(law.low, (self.max_length - taken) // size + 1)
+            cumulative = np.cumsum([law.pmf(n) * self._fits(v + 1, taken + size * n) for n in ns])
+            n = ns[int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))]
+            values, taken = (*values, n), taken + size * n
+        return values
+
+    def _string(self, values: tuple[int, ...]) -> Row:
+        row: Row = ()
+        for word, block, which in zip(self._words, self.blocks, self._which, strict=True):
+            row += word * (block.plus + (block.times * int(values[which]) if which >= 0 else 0))
+        return row
+
+    def mean_length(self) -> float:
+        if self.max_length is None:
+            return self._fixed + sum(s * law.mean() for s, law in zip(self._sizes, self.laws, strict=True))
+        lengths = np.diff(self._room[0], prepend=0.0)[: self.max_length - self._fixed + 1]
+        return self._fixed + float(np.arange(len(lengths)) @ lengths) / self._norm
+
+    @cached_property
+    def _support(self) -> Support | None:
+        masses: dict[Row, float] = {}
+        for values, prob in self._assignments((), self._fixed, 1.0):
+            row = self._string(values)
+            masses[row] = masses.get(row, 0.0) + prob / self._norm
+            if len(masses) > SUPPORT_LIMIT:
+                return None
+        return Support(list(masses), torch.tensor(list(masses.values()), dtype=torch.float64).log())
+
+    def support(self, limit: int = SUPPORT_LIMIT) -> Support | None:
+        if self.max_length is None and any(law.high is None for law in self.laws):
+            return None
+        support = self._support
+        return support if support is not None and len(support.rows) <= limit else None
+
+    def _assignments(self, values: Row, taken: int, mass: float) -> Iterator[tuple[Row, float]]:
+        """All values of the exponents that the limit allows, with their probability."""
+        if len(values) == len(self.laws):
+            yield values, mass
+            return
+        law, size = self.laws[len(values)], self._sizes[len(values)]
+        n = law.low
+        while (law.high is None or n <= law.high) and self._fits(len(values) + 1, taken + size * n) > 0:
+            if law.pmf(n) > 0:
+                yield from self._assignments((*values, n), taken + size * n, mass * law.pmf(n))
+            n += 1
+
+    def exact_entropy(self) -> float | None:
+        if self.max_length is None and self._injective:
+            return math.fsum(law.entropy() for law in self.laws)
+        return super().exact_entropy()
+
+    @cached_property
+    def _injective(self) -> bool:
+        """Whether the symbol counts, which are affine in the exponents, determine them: then so does the string."""
+        counts = np.zeros((len(self.symbols), len(self.variables)))
+        for word, block, which in zip(self._words, self.blocks, self._which, strict=True):
+            for symbol in word:
+                if which >= 0:
+                    counts[symbol, which] += block.times
+        return int(np.linalg.matrix_rank(counts)) == len(self.variables)

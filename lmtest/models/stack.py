@@ -1,0 +1,97 @@
+"""A stack of seeds: many models of one architecture, trained and run as one, each with its own row of parameters."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmtest.errors import UsageError
+from lmtest.languages.vocabulary import Vocabulary
+from lmtest.seeds import torch_generator
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A parameter of one seed: its shape, and how it starts ("zeros", "ones", or a standard deviation or bound)."""
+
+    size: tuple[int, ...]
+    start: str
+    scale: float = 0.0
+
+
+Dropout = Sequence[torch.Generator]
+"""One generator a seed, so that a seed's dropout is the same alone and in a stack."""
+
+
+class StackedModel(ABC):
+    """S models over one vocabulary; `parameters` are named tensors [S, …], seed s owns row s of each."""
+
+    def __init__(self, vocabulary: Vocabulary, seeds: Sequence[int], shapes: dict[str, Shape], device: str = "cpu") -> None:
+        self.vocabulary, self.seeds, self.device = vocabulary, tuple(seeds), torch.device(device)
+        generators = [torch_generator(seed, "initialisation") for seed in self.seeds]
+        self.parameters = {
+            name: torch.stack([_initial(shape, g) for g in generators]).to(self.device).requires_grad_()
+            for name, shape in shapes.items()
+        }
+
+    @property
+    def n_parameters(self) -> int:
+        """Parameters of one seed."""
+        return sum(value[0].numel() for value in self.parameters.values())
+
+    @abstractmethod
+    def logits(self, tokens: Tensor, dropout: Dropout | None = None) -> Tensor:
+        """Tokens [B, T] (shared) or [S, B, T] (each seed its own) → logits [S, B, T, V]; causal, PAD-independent."""
+
+    @abstractmethod
+    def prefill(self, tokens: Tensor, lengths: Tensor, room: int) -> tuple[Tensor, Any]:
+        """Reads prompts [N, T] with BOS, `lengths` [N] symbols → log-probabilities [S, N, V] of the next token, and a cache
+        with room for `room` more tokens."""
+
+    @abstractmethod
+    def advance(self, cache: Any, tokens: Tensor) -> Tensor:
+        """One more token for every row, [S, N] → log-probabilities [S, N, V] of the one after it; the cache grows."""
+
+    def next_log_probs(self, tokens: Tensor) -> Tensor:
+        """Tokens [N, T], BOS first → next-symbol laws [S, N, T, V] float64, nats."""
+        with torch.no_grad():
+            return self.logits(tokens.to(self.device)).double().log_softmax(-1).cpu()
+
+    def state(self) -> dict[str, Tensor]:
+        """Named parameters [S, …], copied to the CPU."""
+        return {name: value.detach().cpu().contiguous() for name, value in self.parameters.items()}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Copies named parameters in; UsageError where names or shapes are not this model's."""
+        expected = {name: tuple(value.shape) for name, value in self.parameters.items()}
+        found = {name: tuple(value.shape) for name, value in state.items()}
+        if expected != found:
+            wrong = sorted(name for name in expected | found if expected.get(name) != found.get(name))[0]
+            raise UsageError(
+                f"the checkpoint does not fit the model: {wrong} has shape {found.get(wrong, 'missing')}, "
+                f"expected {expected.get(wrong, 'no such parameter')}"
+            )
+        with torch.no_grad():
+            for name, value in state.items():
+                self.parameters[name].copy_(value)
+
+
+def _initial(shape: Shape, generator: torch.Generator) -> Tensor:
+    if shape.start == "normal":
+        return torch.empty(shape.size).normal_(0.0, shape.scale, generator=generator)
+    if shape.start == "uniform":
+        return torch.empty(shape.size).uniform_(-shape.scale, shape.scale, generator=generator)
+    return torch.full(shape.size, 1.0 if shape.start == "ones" else 0.0)
+
+
+def drop(x: Tensor, rate: float, dropout: Dropout | None) -> Tensor:
+    """Inverted dropout on x [S, …] with each seed's own generator; the identity without generators or at rate 0."""
+    if dropout is None or rate == 0.0:
+        return x
+    keep = torch.stack([torch.rand(x.shape[1:], generator=g, device=x.device) for g in dropout]) >= rate
+    return x * keep / (1 - rate)

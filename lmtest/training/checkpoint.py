@@ -1,0 +1,66 @@
+"""Checkpoints: safetensors with everything a run needs to go on to the same bits, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from lmtest import atomic
+from lmtest.errors import UsageError
+
+SCHEMA = 1
+
+
+@dataclass
+class Progress:
+    """A stack in training: how far it is, which seeds have stopped and when, and what was probed on the way."""
+
+    step: int = 0
+    stopped: dict[int, int] = field(default_factory=dict)
+    """Row of the stack → the step at which its certificate stopped it."""
+    probes: list[dict[str, Any]] = field(default_factory=list)
+    finished: bool = False
+
+
+def save(
+    path: Path, identity: Mapping[str, Any], progress: Progress, model: dict[str, Tensor], optimizer: dict[str, Tensor]
+) -> None:
+    """Parameters as "model.NAME", optimiser state as "optimizer.NAME"; `identity` says whose they are."""
+    tensors = {f"model.{k}": v for k, v in model.items()} | {f"optimizer.{k}": v for k, v in optimizer.items()}
+    metadata = {
+        "schema": str(SCHEMA),
+        "identity": json.dumps(identity, sort_keys=True),
+        "progress": json.dumps(vars(progress)),
+    }
+    atomic.write_bytes(path, safetensors.torch.save(tensors, metadata))
+
+
+def load(path: Path, identity: Mapping[str, Any]) -> tuple[Progress, dict[str, Tensor], dict[str, Tensor]]:
+    """Progress, parameters, optimiser state; UsageError where the file is damaged or belongs to another model."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+            metadata = file.metadata()
+            tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        progress = Progress(**json.loads(metadata["progress"]))
+        found = json.loads(metadata["identity"])
+    except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"the checkpoint {path} is damaged ({error}); delete it, and --resume trains this part again"
+        ) from None
+    expected = json.loads(json.dumps(identity))
+    if wrong := sorted(key for key in {*expected, *found} if expected.get(key) != found.get(key)):
+        raise UsageError(
+            f"the checkpoint {path} is of another {wrong[0]}: expected {expected.get(wrong[0])}, "
+            f"found {found.get(wrong[0])}; give a fresh --out, or undo the change"
+        )
+    progress.stopped = {int(row): step for row, step in progress.stopped.items()}
+    parts = {prefix: {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)} for prefix in ("model.", "optimizer.")}
+    return progress, parts["model."], parts["optimizer."]

@@ -1,0 +1,206 @@
+"""The training loop: a stack of seeds, one objective, fixed steps or a stop by certificate; resumes to the same bits."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lmtest.errors import LmtestError, UsageError
+from lmtest.languages.base import Language
+from lmtest.models.stack import StackedModel
+from lmtest.seeds import generator, torch_generator
+from lmtest.training import checkpoint
+from lmtest.training.batches import Batch, completion_batch, nll_per_string, string_batch
+from lmtest.training.objectives import MaximumLikelihood, Objective
+from lmtest.validation import Table
+
+SAVE_SECONDS = 30.0
+
+
+class TrainingConfig(Table):
+    """The `[training]` table of a study."""
+
+    steps: int = Field(ge=1)
+    learning_rate: float = Field(2e-3, gt=0)
+    schedule: Literal["one_cycle", "inverse_sqrt", "constant"] = "one_cycle"
+    warmup: int = Field(1000, ge=0)
+    """Steps of linear warm-up under inverse_sqrt; one_cycle warms up over the first 30 %."""
+    weight_decay: float = Field(0.01, ge=0)
+    batch: Literal["support"] | int = "support"
+    """"support": every string of the language with its exact weight; a number: so many fresh strings a step."""
+    clip: float = Field(1.0, gt=0)
+    """Largest gradient norm, of each seed for itself; inf: no clipping."""
+    stack: int = Field(4, ge=1)
+    """Seeds that train as one model; fixed by the study, so that the number of jobs cannot change a bit."""
+    probe_every: int = Field(100, ge=1)
+    stop_below: float | None = Field(None, gt=0)
+    """A seed stops as soon as its certificate's upper end (on draws of its own) is below so many nats per string."""
+
+
+class Interrupted(LmtestError):
+    """Training was asked to stop; its checkpoint is saved."""
+
+
+Probe = Callable[[StackedModel, int], list[dict[str, Any]]]
+Stop = Callable[[StackedModel, int], Tensor]
+Report = Callable[[int, float], None]
+
+
+def learning_rate(config: TrainingConfig, step: int) -> float:
+    """The rate of update number `step` (from 0): a pure function, so nothing of it needs to be saved."""
+    peak = config.learning_rate
+    if config.schedule == "constant":
+        return peak
+    if config.schedule == "inverse_sqrt":
+        warmup = max(config.warmup, 1)
+        return peak * min((step + 1) / warmup, math.sqrt(warmup / (step + 1)))
+    # One cycle (Smith & Topin 2019): cosine up from 1/25 of the peak over 30 %, then down to almost nothing.
+    top = max(1.0, 0.3 * config.steps)
+    if step < top:
+        return peak / 25 + (peak - peak / 25) * (1 - math.cos(math.pi * step / top)) / 2
+    return peak * (1e-5 + (1 + math.cos(math.pi * min(1.0, (step - top) / max(1.0, config.steps - top)))) / 2)
+
+
+def train(
+    model: StackedModel,
+    language: Language,
+    objective: Objective,
+    prompts: Sequence[tuple[int, ...]],
+    config: TrainingConfig,
+    path: Path,
+    identity: Mapping[str, Any],
+    *,
+    probe: Probe = lambda model, step: [],
+    stop: Stop | None = None,
+    report: Report = lambda step, excess: None,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> checkpoint.Progress:
+    """Trains `model` in place from its checkpoint at `path` (if there is one) to the end, and saves it there.
+
+    `prompts` are those that the objective may show; `report(step, excess nats per string)` is called at every step.
+    Raises Interrupted after saving where `interrupted()` turns true, UsageError on a checkpoint that does not fit.
+    """
+    steps = _Steps(model, language, objective, prompts, config)
+    progress = checkpoint.Progress()
+    if path.exists():
+        progress, parameters, state = checkpoint.load(path, identity)
+        model.load_state(parameters)
+        steps.load_state(state)
+    last_save = time.monotonic()
+    while not progress.finished:
+        if progress.step % config.probe_every == 0 or progress.step == config.steps:
+            progress.probes += probe(model, progress.step)
+            if stop is not None and progress.step:
+                for row in stop(model, progress.step).nonzero().flatten().tolist():
+                    progress.stopped.setdefault(row, progress.step)
+        if progress.step == config.steps or len(progress.stopped) == len(model.seeds):
+            progress.finished = True
+            checkpoint.save(path, identity, progress, model.state(), {})
+            return progress
+        excess = steps.update(progress.step, sorted(progress.stopped))
+        progress.step += 1
+        report(progress.step, excess)
+        leaving = interrupted()
+        if leaving or time.monotonic() - last_save > SAVE_SECONDS:
+            checkpoint.save(path, identity, progress, model.state(), steps.state())
+            last_save = time.monotonic()
+        if leaving:
+            raise Interrupted(f"stopped at step {progress.step}; {path} is saved")
+    return progress
+
+
+class _Steps:
+    """One update after the other: batches, loss, clipping, AdamW."""
+
+    def __init__(
+        self,
+        model: StackedModel,
+        language: Language,
+        objective: Objective,
+        prompts: Sequence[tuple[int, ...]],
+        config: TrainingConfig,
+    ) -> None:
+        self.model, self.language, self.objective, self.config = model, language, objective, config
+        self.floor = 0.0 if (exact := language.exact_entropy()) is None else exact
+        self.support: Batch | None = None
+        if config.batch == "support":
+            support = language.support()
+            if support is None:
+                raise UsageError(
+                    f"batch = \"support\" needs a language whose strings can be listed; {language.name} has too many: "
+                    "give a number of fresh strings per step, such as batch = 128"
+                )
+            self.support = string_batch(language.vocabulary, support.rows, support.log_probs.exp()).to(model.device)
+        targets = objective.targets(language, prompts)
+        self.shown = None if targets is None else completion_batch(language.vocabulary, prompts, targets).to(model.device)
+        self.parameters = list(model.parameters.values())
+        self.adam = torch.optim.AdamW(self.parameters, lr=1.0, weight_decay=config.weight_decay, fused=True)
+
+    def update(self, step: int, stopped: Sequence[int]) -> float:
+        """One step of every seed but the `stopped` ones; returns the excess of the loss over the floor, nats per string."""
+        kept = [parameter.detach()[stopped].clone() for parameter in self.parameters] if stopped else []
+        batch = self._strings(step)
+        dropout = self._dropout(step)
+        per_string = nll_per_string(self.model.logits(batch.tokens, dropout), batch).sum(-1)  # [S], nats per string
+        loss = per_string / batch.weights.sum((-1, -2))  # per token: the same size whatever the lengths
+        if self.shown is not None:
+            assert not isinstance(self.objective, MaximumLikelihood)
+            shown = self._prompts(step, self.shown, self.objective.batch)
+            loss = loss + self.objective.weight * nll_per_string(self.model.logits(shown.tokens, dropout), shown).sum(-1)
+        self.adam.zero_grad(set_to_none=True)
+        loss.sum().backward()  # seeds share nothing, so the gradient of the sum is each seed's own
+        self._clip()
+        self.adam.param_groups[0]["lr"] = learning_rate(self.config, step)
+        self.adam.step()
+        with torch.no_grad():
+            for parameter, old in zip(self.parameters, kept, strict=False):
+                parameter[stopped] = old
+        return float(per_string.detach().mean()) - self.floor
+
+    def _strings(self, step: int) -> Batch:
+        if self.support is not None:
+            return self.support
+        assert isinstance(self.config.batch, int)
+        n, seeds = self.config.batch, self.model.seeds
+        rows = [row for seed in seeds for row in self.language.sample_ids(n, generator(seed, "data", step))]
+        batch = string_batch(self.language.vocabulary, rows, torch.full((len(rows),), 1 / n))
+        shape = (len(seeds), n, -1)
+        return Batch(batch.tokens.view(shape), batch.targets.view(shape), batch.weights.view(shape)).to(self.model.device)
+
+    def _prompts(self, step: int, shown: Batch, batch: int) -> Batch:
+        n = len(shown.tokens)
+        picks = [generator(seed, "order", step).choice(n, min(batch, n), replace=False) for seed in self.model.seeds]
+        return shown.rows(torch.stack([torch.from_numpy(pick) for pick in picks]).to(shown.tokens.device))
+
+    def _dropout(self, step: int) -> list[torch.Generator]:
+        return [torch_generator(seed, "dropout", step, device=self.model.device) for seed in self.model.seeds]
+
+    def _clip(self) -> None:
+        if math.isinf(self.config.clip):
+            return
+        grads = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        norms = torch.stack([grad.flatten(1).norm(dim=1) for grad in grads]).norm(dim=0)  # [S]
+        factors = (self.config.clip / (norms + 1e-6)).clamp(max=1.0)
+        for grad in grads:
+            grad.mul_(factors.view(-1, *[1] * (grad.dim() - 1)))
+
+    def state(self) -> dict[str, Tensor]:
+        """Adam's moments by parameter name."""
+        moments = {}
+        for name, parameter in self.model.parameters.items():
+            for key, value in self.adam.state[parameter].items():
+                moments[f"{key}.{name}"] = value.detach().cpu().contiguous()
+        return moments
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        for name, parameter in self.model.parameters.items():
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                if (value := state.get(f"{key}.{name}")) is not None:
+                    self.adam.state[parameter][key] = value.clone() if key == "step" else value.to(parameter.device)
