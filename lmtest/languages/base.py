@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,6 +55,8 @@ class Language(ABC):
         self.vocabulary = Vocabulary(tuple(symbols))
         self.name, self.title, self.source, self.max_length = name, title, source, max_length
         self.rules: dict[str, Rule] = rules or {}
+        self.definition: dict[str, Any] = {}
+        """The language file as plain data, where it came from one."""
 
     def __repr__(self) -> str:
         return f"<language {self.name}: {self.title}>"

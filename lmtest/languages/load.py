@@ -86,29 +86,33 @@ def load_language(name_or_path: str | Path) -> Language:
     Raises UsageError, naming file and key, rule or symbol, where the file is no exact distribution.
     """
     path = language_path(name_or_path)
-    data = read_toml(path)
+    return build_language(path.stem, read_toml(path), str(path))
+
+
+def build_language(name: str, data: dict[str, Any], where: str) -> Language:
+    """The language that the tables of a language file define; `where` stands in front of every error."""
     kind = data.get("kind")
     if kind not in KINDS:
-        found = "the key 'kind' is missing" if kind is None else f"unknown kind {kind!r}"
-        raise UsageError(f"{path}: {found}; {nearest(str(kind), KINDS) if kind else 'known: ' + ', '.join(KINDS)}")
-    file_model = KINDS[kind]
+        found = f"unknown kind {kind!r}; {nearest(str(kind), KINDS)}" if "kind" in data else "the key 'kind' is missing"
+        raise UsageError(f"{where}: {found} (kinds: {', '.join(KINDS)})")
     if kind == "template":
-        _check_template_keys(path, data)
-    file = validate(file_model, data, str(path))
+        _check_template_keys(where, data)
+    file = validate(KINDS[kind], data, where)
     try:
-        language = file.language(path.stem)
+        language = file.language(name)
+        language.definition = data
         language.rules = compile_rules(file.rules, language.symbols)
     except UsageError as error:
-        raise UsageError(f"{path}: {error}") from None
+        raise UsageError(f"{where}: {error}") from None
     return language
 
 
-def _check_template_keys(path: Path, data: dict[str, Any]) -> None:
+def _check_template_keys(where: str, data: dict[str, Any]) -> None:
     """A key that is no table cannot be the law of an exponent: it is a typo."""
     known = TemplateFile.model_fields
     for key, value in data.items():
         if key not in known and not (isinstance(value, dict) and "law" in value):
-            raise UsageError(f"{path}: unknown key {key!r}; {nearest(key, known)} (exponents: {key} = {{ law = … }})")
+            raise UsageError(f"{where}: unknown key {key!r}; {nearest(key, known)} (exponents: {key} = {{ law = … }})")
 
 
-__all__: list[str] = ["grammars_folder", "language_path", "load_language", "shipped_languages"]
+__all__ = ["build_language", "grammars_folder", "language_path", "load_language", "shipped_languages"]

@@ -1,0 +1,209 @@
+"""The run directory: created once, written atomically, resumed only by the same study."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from lmtest import __version__, atomic
+from lmtest.errors import UsageError
+from lmtest.languages import Language
+from lmtest.study import Study, dump
+
+SCHEMA_VERSION = 1
+
+IDENTITY = ["study", "language", "model", "variant", "seed"]
+CERTIFICATE_COLUMNS = [*IDENTITY, "kl", "kl_lower", "kl_upper", "kl_per_token", "exact", "saturated"]
+MEASUREMENT_COLUMNS = [
+    *IDENTITY,
+    *("evaluator", "measure", "prompt_set", "decoding", "value", "lower", "upper", "count", "chance", "saturated"),
+]
+TABLES = ("certificates", "measurements", "trajectory", "completions", "verdicts")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its directory and its tables."""
+
+    directory: Path
+
+    def table(self, name: str) -> pd.DataFrame:
+        """One of certificates, measurements, trajectory, completions, verdicts."""
+        path = self.directory / f"{name}.parquet"
+        if not path.is_file():
+            raise UsageError(f"{self.directory} has no {path.name}: it is no finished run; lmtest run … --resume finishes it")
+        try:
+            return pd.read_parquet(path)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"cannot read {path}: {error}; delete it, and --resume writes it again") from None
+
+    @property
+    def certificates(self) -> pd.DataFrame:
+        return self.table("certificates")
+
+    @property
+    def measurements(self) -> pd.DataFrame:
+        return self.table("measurements")
+
+    @property
+    def trajectory(self) -> pd.DataFrame:
+        return self.table("trajectory")
+
+    @property
+    def verdicts(self) -> pd.DataFrame:
+        return self.table("verdicts")
+
+
+def default_directory(name: str, study: Study) -> Path:
+    """runs/out/NAME-HASH: the same configuration finds its own folder again, so a bare --resume works."""
+    digest = hashlib.sha256(json.dumps(dump(study), sort_keys=True).encode()).hexdigest()[:8]
+    return Path("runs") / "out" / f"{name}-{digest}"
+
+
+def resolve(name: str, study: Study, language: Language) -> dict[str, Any]:
+    """What resolved.json holds: the study with all defaults, and everything about the language that is computed."""
+    entropy = language.entropy()
+    evaluator = study.evaluators.rule_extrapolation.evaluator(language)
+    models = {
+        key: model.model_dump(mode="json") | {"parameters": model.n_parameters(language.vocabulary)}
+        for key, model in study.models.items()
+    }
+    sets = {
+        key: {"count": len(prompts.rows), "mass": float(np.exp(prompts.log_mass).sum())}
+        for key, prompts in evaluator.prompt_sets.items()
+    }
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "name": name,
+        "title": study.title,
+        "config": dump(study),
+        "seeds": study.seed_list,
+        "language": {
+            "name": language.name,
+            "title": language.title,
+            "source": language.source,
+            "symbols": list(language.symbols),
+            "definition": language.definition,
+            "rules": {key: rule.text for key, rule in language.rules.items()},
+            "entropy": vars(entropy),
+            "mean_length": language.mean_length(),
+        },
+        "models": models,
+        "epsilon": study.saturation.epsilon * (language.mean_length() + 1 if study.saturation.per == "token" else 1.0),
+        "prompt_sets": sets,
+        "published": [row.model_dump(exclude_none=True) for row in study.published],
+    }
+
+
+def open_directory(directory: Path, resolved: dict[str, Any], config_text: str, resume: bool) -> None:
+    """Makes the run directory, or checks that the one to resume belongs to the same study.
+
+    Raises UsageError where it exists without --resume, and where configuration or language have changed.
+    """
+    path = directory / "resolved.json"
+    if directory.exists() and not directory.is_dir():
+        raise UsageError(f"{directory} is a file: name a folder with --out")
+    occupied = directory.is_dir() and any(directory.iterdir())
+    if occupied and not resume:
+        raise UsageError(f"the output folder {directory} exists: --resume continues it, or name another with --out")
+    if occupied and path.is_file():
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UsageError(f"{path} is damaged ({error}): restore it, or start afresh with another --out") from None
+        changed = _differences(found, json.loads(json.dumps(resolved)))
+        if changed:
+            raise UsageError(
+                f"cannot resume {directory}: {changed[0]}"
+                + (f" (and {len(changed) - 1} more differences)" if len(changed) > 1 else "")
+                + "; undo the change, or start afresh with another --out"
+            )
+        return
+    if occupied:
+        raise UsageError(f"{directory} is no run directory (it has files, but no resolved.json): name another with --out")
+    atomic.write_text(directory / "config.toml", config_text)
+    atomic.write_json(path, resolved)
+
+
+def _differences(found: Any, expected: Any, place: str = "") -> list[str]:
+    """Where two plain data differ, in words."""
+    if isinstance(found, dict) and isinstance(expected, dict):
+        lines = []
+        for key in sorted({*found, *expected}):
+            lines += _differences(found.get(key), expected.get(key), f"{place}.{key}" if place else key)
+        return lines
+    if found == expected:
+        return []
+    place = place.removeprefix("config.")
+    return [f"{place} was {_short(found)} and is now {_short(expected)}"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "…"
+
+
+def environment(device: str, jobs: int, argv: Sequence[str]) -> dict[str, Any]:
+    """What env.json holds: versions, device, threads, git state, command line."""
+    packages = ("torch", "numpy", "scipy", "pandas", "statsmodels", "nltk", "safetensors", "pyarrow")
+    return {
+        "lmtest": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "jobs": jobs,
+        "threads_per_job": 1,
+        "git": _git_state(),
+        "command_line": list(argv),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "seconds": 0.0,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+def _git_state() -> dict[str, Any] | None:
+    folder = Path(__file__).resolve().parent
+    try:
+        commit, status = (
+            subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True, timeout=10).stdout
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain"])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit.strip(), "dirty": bool(status.strip())}
+
+
+class Log:
+    """log.jsonl: one event a line, appended."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "log.jsonl"
+
+    def __call__(self, event: str, **fields: Any) -> None:
+        line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": event, **fields}, ensure_ascii=False)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+

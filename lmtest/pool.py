@@ -1,0 +1,144 @@
+"""Cells on processes: one process a core with one thread each, progress to the terminal, Ctrl-C and SIGTERM save and stop."""
+
+from __future__ import annotations
+
+import multiprocessing
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+
+from lmtest.cells import Cell, Workshop
+from lmtest.errors import LmtestError
+from lmtest.training import Interrupted
+
+REPORT_SECONDS = 0.2
+
+
+class Flag(Protocol):
+    """A threading.Event or a multiprocessing one."""
+
+    def set(self) -> None: ...
+    def is_set(self) -> bool: ...
+
+
+Report = Callable[[Cell, int, float], None]
+Done = Callable[[Cell], None]
+
+_worker: dict[str, Any] = {}
+
+
+@contextmanager
+def stop_signals(flag: Flag) -> Iterator[None]:
+    """While inside, SIGINT and SIGTERM set `flag`; a second SIGINT raises KeyboardInterrupt at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if flag.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        flag.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One process a core beats several threads for small models, and one thread makes the bits repeatable."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def run_cells(workshop: Workshop, cells: Sequence[Cell], jobs: int, report: Report, done: Done) -> None:
+    """Runs the cells, in this process (one job) or in `jobs` others; the results do not depend on how many.
+
+    Raises Interrupted once everything is saved after SIGINT or SIGTERM, and the first error of a cell after the others
+    have saved.
+    """
+    if jobs == 1 or len(cells) <= 1:
+        flag = threading.Event()
+        with stop_signals(flag), one_thread():
+            for cell in cells:
+                workshop.run(cell, _throttled(lambda step, excess, cell=cell: report(cell, step, excess)), flag.is_set)  # type: ignore[misc]
+                done(cell)
+        return
+    context = multiprocessing.get_context("spawn")
+    messages: Any = context.Queue()
+    stop = context.Event()
+    initial = (workshop.directory, workshop.device, messages, stop)
+    with stop_signals(stop), ProcessPoolExecutor(min(jobs, len(cells)), context, _start_worker, initial) as pool:
+        futures: dict[Future[None], Cell] = {pool.submit(_run_in_worker, cell): cell for cell in cells}
+        open_, failure = set(futures), None
+        while open_:
+            finished, open_ = wait(open_, timeout=REPORT_SECONDS, return_when=FIRST_COMPLETED)
+            _drain(messages, report)
+            for future in finished:
+                error = None if future.cancelled() else future.exception()
+                if error is None and not future.cancelled():
+                    done(futures[future])
+                elif error is not None and (failure is None or isinstance(failure, Interrupted)):
+                    failure = error
+                    stop.set()
+            if stop.is_set():
+                for future in open_:
+                    future.cancel()
+    if failure is not None and not isinstance(failure, LmtestError | OSError):
+        raise LmtestError(f"a worker failed: {type(failure).__name__}: {failure}") from failure
+    if failure is not None:
+        raise failure
+    if stop.is_set():
+        raise Interrupted("stopped; everything is saved")
+
+
+def _drain(messages: Any, report: Report) -> None:
+    while True:
+        try:
+            report(*messages.get_nowait())
+        except queue.Empty:
+            return
+
+
+def _start_worker(directory: Path, device: str, messages: Any, stop: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent decides
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    _worker.update(workshop=Workshop.load(directory, device), messages=messages, stop=stop)
+
+
+def _run_in_worker(cell: Cell) -> None:
+    messages, stop = _worker["messages"], _worker["stop"]
+    if stop.is_set():
+        raise Interrupted("stopped before it began")
+    report = _throttled(lambda step, excess: messages.put((cell, step, excess)))
+    _worker["workshop"].run(cell, report, stop.is_set)
+
+
+def _throttled(send: Callable[[int, float], None]) -> Callable[[int, float], None]:
+    last = 0.0
+
+    def report(step: int, excess: float) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last > REPORT_SECONDS:
+            last = now
+            send(step, excess)
+
+    return report
