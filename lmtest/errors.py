@@ -14,6 +14,10 @@ class UsageError(LmtestError, ValueError):
     """Wrong usage or a wrong file (exit code 2)."""
 
 
+class Interrupted(LmtestError):
+    """A run was asked to stop; everything is saved (exit code 130)."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """A hint for an unknown word: the closest known one, or the list of all of them."""
     known = sorted(known)

@@ -17,8 +17,7 @@ from typing import Any, Protocol
 import torch
 
 from lmtest.cells import Cell, Workshop
-from lmtest.errors import LmtestError
-from lmtest.training import Interrupted
+from lmtest.errors import Interrupted, LmtestError
 
 REPORT_SECONDS = 0.2
 

@@ -124,11 +124,17 @@ class Language(ABC):
     def entropy(self, draws: int = 10_000, seed: int = 0) -> Entropy:
         """Entropy of the strings, nats per string: the floor of every model's loss.
 
-        Exact for finite (enumerable) support or proven unambiguity, else the mean of −log p over `draws` samples.
+        Exact for finite (enumerable) support or proven unambiguity, else the mean of −log p over `draws` samples. Raises
+        UsageError where neither will do: an ambiguous grammar without a mean length.
         """
         exact = self.exact_entropy()
         if exact is not None:
-            return Entropy(exact, 0.0, True)
+            return Entropy(max(exact, 0.0), 0.0, True)
+        if math.isinf(self.mean_length()):
+            raise UsageError(
+                f"the entropy of {self.name} has no closed form, and its strings have no mean length to draw them by; "
+                "set max_length in the language file"
+            )
         rows = self.sample_ids(draws, np.random.default_rng(seed))
         surprisal = -self.log_prob_ids(rows)
         half_width = 1.96 * float(surprisal.std()) / math.sqrt(draws)

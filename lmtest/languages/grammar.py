@@ -107,7 +107,7 @@ def _check(start: str, written: dict[str, dict[tuple[object, ...], float]]) -> G
     if spectral_radius(grammar.mean_matrix()) > 1 + SUM_TOLERANCE:
         mass = least_root(grammar, grammar.productions)[0]
         raise UsageError(
-            f"the grammar loses mass: {start!r} ends with probability {mass:.6g}, not 1 "
+            f"the grammar loses mass: {start!r} ends with probability {mass:.12g}, not 1 "
             f"(each rewriting makes too many nonterminals); lower the probabilities of the recursive rules"
         )
     if not symbols:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lmtest.errors import UsageError
 from lmtest.languages.vocabulary import Vocabulary
-from lmtest.models.stack import Dropout, Shape, StackedModel, drop
+from lmtest.models.stack import Dropout, Shape, StackedModel, Tree, drop
 from lmtest.validation import Table
 
 
@@ -71,7 +71,7 @@ class Transformer(StackedModel):
     def __init__(self, config: TransformerConfig, vocabulary: Vocabulary, seeds: Sequence[int], device: str = "cpu") -> None:
         self.config = config
         d, f = config.width, config.feed_forward
-        shapes = {"embedding": Shape((vocabulary.n_inputs, d), "normal", d**-0.5)}
+        shapes = {"embedding": Shape((vocabulary.n_inputs, d), "normal", 1.0)}
         if config.positions == "learned":
             shapes["positions"] = Shape((config.context, d), "normal", 1.0)
         for i in range(config.layers):
@@ -95,12 +95,28 @@ class Transformer(StackedModel):
         shapes["output.bias"] = Shape((vocabulary.n_outputs,), "uniform", d**-0.5)
         super().__init__(vocabulary, seeds, shapes, device)
 
-    def logits(self, tokens: Tensor, dropout: Dropout | None = None) -> Tensor:
-        positions = torch.arange(tokens.shape[-1], device=tokens.device)
-        x = self._embed(tokens, positions.expand(tokens.shape[-2:]), dropout)  # [S, B, T, D]
+    def logits(self, tokens: Tensor, dropout: Dropout | None = None, tree: Tree | None = None) -> Tensor:
+        if tree is None:
+            positions = torch.arange(tokens.shape[-1], device=tokens.device).expand(tokens.shape[-2:])
+            visible = None
+        else:
+            positions, visible = tree.depth[None], tree.ancestors[None, None]
+        x = self._embed(tokens, positions, dropout)  # [S, B, T, D]
         for i in range(self.config.layers):
-            x = self._layer(i, x, positions.expand(tokens.shape[-2:]), None, dropout)
+            x = self._layer(i, x, positions, visible, None, dropout)
         return self._head(x)
+
+    @property
+    def drops_out(self) -> bool:
+        return self.config.dropout > 0
+
+    def tree_saves(self, nodes: int, strings: int, positions: int) -> bool:
+        c = self.config
+        if self.drops_out:
+            return False  # nodes that strings share would share their noise
+        per_token = c.layers * (4 * c.width**2 + 2 * c.width * c.feed_forward)
+        tree = nodes * (per_token + 2 * c.layers * nodes * c.width)
+        return tree < strings * positions * (per_token + 2 * c.layers * positions * c.width)
 
     def prefill(self, tokens: Tensor, lengths: Tensor, room: int) -> tuple[Tensor, Cache]:
         tokens, lengths = tokens.to(self.device), lengths.to(self.device)
@@ -110,23 +126,26 @@ class Transformer(StackedModel):
         # What stands behind a row's end is overwritten as the row grows, and masked until then.
         cache = Cache(torch.zeros(size, device=self.device), lengths + 1)
         positions = torch.arange(t, device=self.device).expand(n, t)
+        visible = causal(positions, t)
         with torch.no_grad():
             x = self._embed(tokens, positions, None)
             for i in range(c.layers):
-                x = self._layer(i, x, positions, cache.memory[i], None)
+                x = self._layer(i, x, positions, visible, cache.memory[i, ..., :t, :], None)
             last = x[:, torch.arange(n, device=self.device), lengths]  # [S, N, D]
             return self._head(last[:, :, None])[:, :, 0].double().log_softmax(-1).cpu(), cache
 
     def advance(self, cache: Cache, tokens: Tensor) -> Tensor:
         positions = cache.read[:, None]  # [N, 1]
+        longest = int(cache.read.max()) + 1
+        visible = causal(positions, longest)
         with torch.no_grad():
             x = self._embed(tokens.to(self.device)[..., None], positions, None)
             for i in range(self.config.layers):
-                x = self._layer(i, x, positions, cache.memory[i], None)
+                x = self._layer(i, x, positions, visible, cache.memory[i, ..., :longest, :], None)
             cache.read = cache.read + 1
             return self._head(x)[:, :, 0].double().log_softmax(-1).cpu()
 
-    # The pieces. x is [S, B, T, D]; positions [B, T].
+    # The pieces. x is [S, B, T, D]; positions [B, T]; visible [B, 1, T, keys], or None for plain causal attention.
 
     def _embed(self, tokens: Tensor, positions: Tensor, dropout: Dropout | None) -> Tensor:
         p, c = self.parameters, self.config
@@ -144,34 +163,46 @@ class Transformer(StackedModel):
             x = x + p["positions"][:, positions]
         return drop(x, c.dropout, dropout)
 
-    def _layer(self, i: int, x: Tensor, positions: Tensor, memory: Tensor | None, dropout: Dropout | None) -> Tensor:
+    def _layer(
+        self, i: int, x: Tensor, positions: Tensor, visible: Tensor | None, memory: Tensor | None, dropout: Dropout | None
+    ) -> Tensor:
         rate = self.config.dropout
-        if self.config.norm == "pre":
-            x = x + drop(self._attend(i, self._norm(f"layers.{i}.norm1", x), positions, memory, dropout), rate, dropout)
-            return x + drop(self._feed_forward(i, self._norm(f"layers.{i}.norm2", x), dropout), rate, dropout)
-        x = self._norm(f"layers.{i}.norm1", x + drop(self._attend(i, x, positions, memory, dropout), rate, dropout))
-        return self._norm(f"layers.{i}.norm2", x + drop(self._feed_forward(i, x, dropout), rate, dropout))
 
-    def _attend(self, i: int, x: Tensor, positions: Tensor, memory: Tensor | None, dropout: Dropout | None) -> Tensor:
+        def attend(x: Tensor) -> Tensor:
+            return drop(self._attend(i, x, positions, visible, memory, dropout), rate, dropout)
+
+        def feed_forward(x: Tensor) -> Tensor:
+            return drop(self._feed_forward(i, x, dropout), rate, dropout)
+
+        if self.config.norm == "pre":
+            x = x + attend(self._norm(f"layers.{i}.norm1", x))
+            return x + feed_forward(self._norm(f"layers.{i}.norm2", x))
+        x = self._norm(f"layers.{i}.norm1", x + attend(x))
+        return self._norm(f"layers.{i}.norm2", x + feed_forward(x))
+
+    def _attend(
+        self, i: int, x: Tensor, positions: Tensor, visible: Tensor | None, memory: Tensor | None, dropout: Dropout | None
+    ) -> Tensor:
         s, b, t, d = x.shape
         h = self.config.heads
         qkv = self._linear(f"layers.{i}.attention.in", x).view(s, b, t, 3, h, d // h)
         q, k, v = qkv.permute(3, 0, 1, 4, 2, 5)  # each [S, B, H, T, D/H]
         if self.config.positions == "rotary":
             q, k = rotate(q, positions), rotate(k, positions)
-        if memory is None and (dropout is None or self.config.dropout == 0):
-            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        else:
-            keys = positions
-            if memory is not None:
-                rows = torch.arange(b, device=x.device)[:, None]
-                memory[0][:, rows, :, positions] = k.permute(1, 3, 0, 2, 4)  # advanced indices come first: [B, T, S, H, D/H]
-                memory[1][:, rows, :, positions] = v.permute(1, 3, 0, 2, 4)
-                k, v = memory[0], memory[1]
-                keys = torch.arange(k.shape[3], device=x.device)[None]  # [1, room]
-            future = keys[:, None, :] > positions[:, :, None]  # [B, T, keys]
-            scores = (q @ k.transpose(-1, -2) / math.sqrt(d // h)).masked_fill(future[None, :, None], -math.inf)
+        if memory is not None:  # [2, S, B, H, keys, D/H]
+            rows = torch.arange(b, device=x.device)[:, None]
+            memory[0][:, rows, :, positions] = k.permute(1, 3, 0, 2, 4)  # advanced indices come first: [B, T, S, H, D/H]
+            memory[1][:, rows, :, positions] = v.permute(1, 3, 0, 2, 4)
+            k, v = memory
+        if dropout is not None and self.config.dropout > 0:
+            visible = causal(positions, t) if visible is None else visible
+            scores = (q @ k.transpose(-1, -2) / math.sqrt(d // h)).masked_fill(~visible, -math.inf)
             mixed = drop(scores.softmax(-1), self.config.dropout, dropout) @ v
+        else:
+            # The fused kernel wants one batch dimension.
+            mask = None if visible is None else visible.expand(s, b, 1, t, -1).flatten(0, 1)
+            q, k, v = (z.flatten(0, 1) for z in (q, k, v))
+            mixed = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None).unflatten(0, (s, b))
         return self._linear(f"layers.{i}.attention.out", mixed.transpose(2, 3).reshape(s, b, t, d))
 
     def _feed_forward(self, i: int, x: Tensor, dropout: Dropout | None) -> Tensor:
@@ -183,13 +214,18 @@ class Transformer(StackedModel):
 
     def _linear(self, name: str, x: Tensor) -> Tensor:
         weight, bias = self.parameters[f"{name}.weight"], self.parameters[f"{name}.bias"]
-        s = x.shape[0]
-        return torch.baddbmm(bias[:, None], x.reshape(s, -1, x.shape[-1]), weight).view(*x.shape[:-1], -1)
+        rows = x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])
+        return torch.baddbmm(bias[:, None], rows, weight).view(*x.shape[:-1], weight.shape[-1])
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
         weight, bias = self.parameters[f"{name}.weight"], self.parameters[f"{name}.bias"]
         normal = F.layer_norm(x, x.shape[-1:], eps=self.config.layer_norm_eps)
         return torch.addcmul(bias[:, None, None], normal, weight[:, None, None])
+
+
+def causal(positions: Tensor, keys: int) -> Tensor:
+    """Positions [B, T] → bool [B, 1, T, keys]: which keys a query at each position sees."""
+    return (torch.arange(keys, device=positions.device) <= positions[..., None])[:, None]
 
 
 def sinusoids(positions: Tensor, width: int) -> Tensor:

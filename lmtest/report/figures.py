@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import matplotlib
@@ -15,51 +16,32 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter
 
-from lmtest.report.tables import HEADLINE, REFERENCE, RunTables, select
-
-# Okabe and Ito's colours, told apart with any kind of colour vision; yellow is left out, too pale for text.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#AA4499", "#B8860B", "#56B4E9", "#555555")
-INK, FAINT, BAND = "#222222", "#8a8a8a", "#eef1f4"
-KEPT, BROKEN, UNFINISHED, BLANK = "#2d2a5c", "#e3b25f", "#d9d9d9", "#ffffff"
-REFERENCE_LABELS = {
-    "language": "the language",
-    "rule_keeper": "rule keeper",
-    "uniform": "uniform law (chance)",
-    "stop": "stop at once",
-}
-STYLE: dict[str, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9.5,
-    "axes.titlesize": 11.5,
-    "axes.titlelocation": "left",
-    "axes.titleweight": "bold",
-    "axes.titlepad": 22,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "xtick.color": FAINT,
-    "ytick.color": FAINT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "figure.constrained_layout.use": True,
-    "figure.dpi": 200,
-}
-WIDTH = 8.0
-"""Inches: at 800 px a point of the font is 100/72 px."""
-
-
-def colours(run: RunTables) -> dict[str, str]:
-    """One colour a variant, the same in every figure."""
-    return {variant: PALETTE[i % len(PALETTE)] for i, variant in enumerate(run.variants)}
+from lmtest.report.marks import (
+    BAND,
+    BLANK,
+    BROKEN,
+    FAINT,
+    INK,
+    KEPT,
+    REFERENCE_LABELS,
+    SOFT,
+    STYLE,
+    UNFINISHED,
+    above,
+    colours,
+    labels_right,
+    log_ticks,
+    one_panel_a_model,
+    spread,
+    title,
+)
+from lmtest.report.tables import HEADLINE, REFERENCE, RunTables, ordered_prompts, records, select
 
 
 def draw(run: RunTables) -> dict[str, bytes | None]:
     """Figure name → PNG, or None where the run has nothing that the figure could show."""
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(rc=STYLE):
         return {name: _png(function(run)) for name, function in FIGURES.items()}
 
 
@@ -68,37 +50,42 @@ def loss_against_rule_extrapolation(run: RunTables) -> Figure | None:
     wanted = {"measure": HEADLINE, "prompt_set": "ood", "decoding": "greedy"}
     paths = select(run.trajectory, **wanted)
     ends = select(run.measurements, **wanted).drop(columns="saturated")
-    ends = ends.merge(run.certificates[["model", "variant", "seed", "kl", "saturated"]], on=["model", "variant", "seed"])
+    identity = ["model", "variant", "seed"]
+    ends = ends.merge(run.certificates[[*identity, "kl", "saturated"]], on=identity)
     ends = ends[ends["variant"] != REFERENCE]
     excess = np.r_[paths["kl"].to_numpy(float), ends["kl"].to_numpy(float)]
     excess = excess[np.isfinite(excess) & (excess > 0)]
     if ends.empty or not len(excess):
         return None
-    high, low = max(excess.max(), 3 * run.epsilon) * 1.3, min(excess.min(), run.epsilon / 3) / 1.6
-    figure, panels = _panels(run, 4.5)
+    start, low = max(excess.max(), 3 * run.epsilon), min(excess.min(), run.epsilon / 3) / 1.6
+    # The published values have a gutter of their own, left of where training starts.
+    high = start * (start / low) ** (0.24 if run.resolved["published"] else 0.03)
+    figure, panels = one_panel_a_model(run, 4.5)
     for ax, model in zip(panels, run.models, strict=True):
         ax.set_xscale("log")
         ax.set_xlim(high, low)  # the loss falls to the right, as training goes
         ax.set_ylim(-0.04, 1.04)
         ax.axvspan(run.epsilon, low, color=BAND, lw=0, zorder=0)
         ax.axvline(run.epsilon, color=FAINT, lw=0.8, zorder=1)
-        _above(ax, run.epsilon, f" ε = {run.epsilon:g}: saturated", "left")
+        above(ax, run.epsilon, f" ε = {run.epsilon:g}: saturated", "left")
         labels = []
         for variant, colour in colours(run).items():
             last = select(ends, model=model, variant=variant)
-            for row in last.itertuples():
-                path = select(paths, model=model, variant=variant, seed=row.seed).sort_values("step")
-                x = np.clip(np.r_[path["kl"].to_numpy(float), row.kl], low, high)
-                ax.plot(x, np.r_[path["value"].to_numpy(float), row.value], color=colour, lw=0.9, alpha=0.45, zorder=2)
-                fill = colour if row.saturated else BLANK
-                ax.plot(x[-1:], [row.value], "o", ms=6, mfc=fill, mec=colour, mew=1.2, alpha=0.9, zorder=4, clip_on=False)
+            for row in records(last):
+                path = select(paths, model=model, variant=variant, seed=row["seed"]).sort_values("step")
+                x = np.clip(np.r_[path["kl"].to_numpy(float), row["kl"]], low, high)
+                ax.plot(
+                    x, np.r_[path["value"].to_numpy(float), row["value"]], color=colour, lw=0.9, alpha=0.45, zorder=2
+                )
+                fill = colour if row["saturated"] else BLANK
+                ax.plot(x[-1:], [row["value"]], "o", ms=6, mfc=fill, mec=colour, mew=1.2, zorder=4, clip_on=False)
             if len(last) and not math.isnan(mean := last["value"].mean()):
-                labels.append((mean, f"{variant}  {mean:.2f}\n{_range(last['value'])}", colour))
-        _labels_right(ax, labels, gap=0.115, weight="bold")
+                labels.append((mean, f"{variant}  {mean:.2f}", colour, _range(last["value"])))
+        labels_right(ax, labels, gap=0.13)
         _published_ticks(ax, run, model)
         ax.set_ylabel(f"{HEADLINE} kept: share of OOD prompts")
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        _title(ax, run, model, f"{HEADLINE} on OOD prompts as the loss falls to its floor")
+        log_ticks(ax, low, start)
+        title(ax, run, model, f"{HEADLINE} on OOD prompts as the loss falls to its floor")
     exact = run.language["entropy"]
     floor = f"{run.floor:.4g}" if exact["exact"] else f"{run.floor:.4g} ± {exact['half_width']:.2g}"
     panels[-1].set_xlabel(f"loss above the floor of {floor} nats per string (log scale; training runs to the right →)")
@@ -111,14 +98,14 @@ def rule_extrapolation_per_seed(run: RunTables) -> Figure | None:
     greedy = rows[(rows["variant"] != REFERENCE) & (rows["decoding"] == "greedy")]
     if greedy["value"].dropna().empty:
         return None
-    figure, panels = _panels(run, 3.9)
+    figure, panels = one_panel_a_model(run, 3.9)
     for ax, model in zip(panels, run.models, strict=True):
         for i, (variant, colour) in enumerate(colours(run).items()):
             seeds = select(greedy, model=model, variant=variant).sort_values("seed").dropna(subset="value")
-            for x, row in zip(i + np.linspace(-0.27, 0.27, len(seeds)), seeds.itertuples(), strict=True):
-                ax.plot([x, x], [row.lower, row.upper], color=colour, lw=1.3, alpha=0.55)
-                fill = colour if row.saturated else BLANK
-                ax.plot([x], [row.value], "o", ms=5.5, mfc=fill, mec=colour, mew=1.2, clip_on=False, zorder=4)
+            for x, row in zip(i + np.linspace(-0.27, 0.27, len(seeds)), records(seeds), strict=True):
+                ax.plot([x, x], [row["lower"], row["upper"]], color=colour, lw=1.3, alpha=0.55)
+                fill = colour if row["saturated"] else BLANK
+                ax.plot([x], [row["value"]], "o", ms=5.5, mfc=fill, mec=colour, mew=1.2, clip_on=False, zorder=4)
             if len(seeds):
                 mean = seeds["value"].mean()
                 ax.plot([i - 0.36, i + 0.36], [mean, mean], color=colour, lw=1.2, zorder=3)
@@ -128,8 +115,9 @@ def rule_extrapolation_per_seed(run: RunTables) -> Figure | None:
             value = _reference(rows, name)
             if not math.isnan(value):
                 ax.axhline(value, color=FAINT, lw=0.9, ls=(0, (4, 3)), zorder=1)
-                labels.append((value, f"{text} {value:.2f}", "#555555"))
-        _labels_right(ax, labels, gap=0.075)
+                text = f"chance ({text})" if name == "uniform" else text
+                labels.append((value, f"{text} {value:.2f}", SOFT, ""))
+        labels_right(ax, labels, gap=0.075)
         ax.set_xticks(range(len(run.variants)), run.variants, weight="bold")
         for tick, colour in zip(ax.get_xticklabels(), colours(run).values(), strict=True):
             tick.set_color(colour)
@@ -138,7 +126,7 @@ def rule_extrapolation_per_seed(run: RunTables) -> Figure | None:
         ax.set_ylim(-0.04, 1.04)
         ax.set_ylabel(f"{HEADLINE} kept: share of prompts")
         which = "held-out OOD" if run.heldout == "ood_heldout" else "OOD"
-        _title(ax, run, model, f"{HEADLINE} on {which} prompts: one point a seed, 95 % interval over prompts")
+        title(ax, run, model, f"{HEADLINE} on {which} prompts: one point a seed, 95 % interval over prompts", pad=8)
     return figure
 
 
@@ -150,10 +138,10 @@ def prompts(run: RunTables) -> Figure | None:
     finished = rows["finished"].eq(True)
     state = np.where(finished & rows[HEADLINE].eq(True), 0.0, np.where(finished, 1.0, 2.0))
     rows = rows.assign(state=state, kept=state == 0.0)
-    groups, ticks, xlabel = _ordered_prompts(run, rows)
+    groups, ticks, xlabel = ordered_prompts(run, rows)
     columns: list[str | None] = [prompt for group in groups.values() for prompt in (*group, *[None] * 3)][:-3]
     seeds = [rows.loc[rows["model"] == model, ["variant", "seed"]].drop_duplicates().shape[0] for model in run.models]
-    figure, panels = _panels(run, 0.13 * max(seeds) + 1.9)
+    figure, panels = one_panel_a_model(run, 0.13 * max(seeds) + 1.9)
     for ax, model in zip(panels, run.models, strict=True):
         grid, top = [], 0
         for variant, colour in colours(run).items():
@@ -165,7 +153,8 @@ def prompts(run: RunTables) -> Figure | None:
             middle = top + len(table) / 2
             name = f"{variant}\n{len(table)} seeds" if len(table) > 1 else variant
             ax.text(-3, middle, name, color=colour, weight="bold", ha="right", va="center", linespacing=1.3)
-            ax.text(len(columns) + 3, middle, f"{part['kept'].mean():.0%} kept", color=colour, weight="bold", va="center")
+            kept = f"{part['kept'].mean():.0%} kept"
+            ax.text(len(columns) + 3, middle, kept, color=colour, weight="bold", va="center")
             top += len(table) + 1
         picture = np.ma.masked_invalid(np.array(grid[:-1]))
         ax.imshow(picture, cmap=ListedColormap([KEPT, BROKEN, UNFINISHED]), vmin=-0.5, vmax=2.5, aspect="auto",
@@ -175,7 +164,7 @@ def prompts(run: RunTables) -> Figure | None:
         if len(trained):
             marks = [i for i, prompt in enumerate(columns) if prompt in set(trained)]
             ax.broken_barh([(i, 1) for i in marks], (top - 0.2, 0.7), color="#666666", lw=0)
-            ax.text(-3, top + 0.15, "trained on", ha="right", va="center", color="#555555")
+            ax.text(-3, top + 0.15, "trained on", ha="right", va="center", color=SOFT)
         left = 0
         for broken, group in groups.items():
             end = left + len(group)
@@ -191,7 +180,7 @@ def prompts(run: RunTables) -> Figure | None:
         ax.tick_params(axis="x", length=0)
         ax.spines[:].set_visible(False)
         ax.set_xlabel(xlabel)
-        _title(ax, run, model, f"What each seed does on each of {len(columns) - 3 * (len(groups) - 1)} OOD prompts")
+        title(ax, run, model, f"What each seed does on each of {sum(map(len, groups.values()))} OOD prompts", pad=26)
     figure.legend(
         handles=[
             Patch(color=KEPT, label=f"finishes, {HEADLINE} kept"),
@@ -213,16 +202,19 @@ def certificates(run: RunTables) -> Figure | None:
     lines = [run.epsilon, *run.margins]
     low, high = min(rows["kl"].where(rows["kl"] > 0).min(), *lines) / 3, max(values.max(), *lines) * 2
     largest = max(len(rows[rows["model"] == model]) for model in run.models)
-    figure, panels = _panels(run, 0.125 * (largest + len(run.variants)) + 1.3)
+    exact = rows["exact"].eq(True).all()
+    figure, panels = one_panel_a_model(run, 0.125 * (largest + len(run.variants)) + 1.3)
     for ax, model in zip(panels, run.models, strict=True):
         top = 0
         for variant, colour in colours(run).items():
             seeds = select(rows, model=model, variant=variant).sort_values("seed")
-            for y, row in enumerate(seeds.itertuples(), start=top):
-                ends = np.clip([row.kl_lower, row.kl_upper], low, high)
+            for y, row in enumerate(records(seeds), start=top):
+                ends = np.clip([row["kl_lower"], row["kl_upper"]], low, high)
                 ax.plot(ends, [y, y], color=colour, lw=1.3, alpha=0.55)
-                fill = colour if row.saturated else BLANK
-                ax.plot([np.clip(row.kl, low, high)], [y], "o" if row.kl < high else ">", ms=5, mfc=fill, mec=colour)
+                fill = colour if row["saturated"] else BLANK
+                ax.plot(
+                    [np.clip(row["kl"], low, high)], [y], "o" if row["kl"] < high else ">", ms=5, mfc=fill, mec=colour
+                )
             ax.text(-0.015, top + (len(seeds) - 1) / 2, variant, transform=ax.get_yaxis_transform(), color=colour,
                     weight="bold", ha="right", va="center")  # fmt: skip
             top += len(seeds) + 1
@@ -231,19 +223,19 @@ def certificates(run: RunTables) -> Figure | None:
         ax.set_ylim(top - 1, -1)
         ax.axvspan(low, run.epsilon, color=BAND, lw=0, zorder=0)
         ax.axvline(run.epsilon, color=INK, lw=1)
-        margins = [margin for margin in run.margins if margin != run.epsilon]
-        crowded = bool(margins) and margins[0] > run.epsilon
-        text = f"ε = {run.epsilon:g}" + (" = margin" if run.epsilon in run.margins else "")
-        _above(ax, run.epsilon, f"saturated below {text} ", "right" if crowded else "center")
-        for margin in margins:
+        same = " = equivalence margin" if run.epsilon in run.margins else ""
+        beyond = any(margin > run.epsilon for margin in run.margins)
+        above(ax, run.epsilon, f" saturated below ε = {run.epsilon:g}{same} ", "right" if beyond else "left")
+        for margin in set(run.margins) - {run.epsilon}:
             ax.axvline(margin, color=FAINT, lw=1, ls=(0, (4, 3)))
-            _above(ax, margin, f" equivalence margin {margin:g}", "left")
+            above(ax, margin, f" equivalence margin {margin:g} ", "left" if margin > run.epsilon else "right")
         ax.set_yticks([])
         ax.spines["left"].set_visible(False)
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        _title(ax, run, model, "Loss above the floor, one row a seed, 95 % interval")
-    exact = " (summed exactly: no interval)" if rows["exact"].eq(True).all() else ""
-    panels[-1].set_xlabel(f"excess loss, nats per string, log scale{exact}")
+        log_ticks(ax, low, high)
+        title(
+            ax, run, model, "Loss above the floor, one row a seed, " + ("summed exactly" if exact else "95 % interval")
+        )
+    panels[-1].set_xlabel("excess loss, nats per string (log scale)")
     return figure
 
 
@@ -255,26 +247,13 @@ FIGURES: dict[str, Callable[[RunTables], Figure | None]] = {
 }
 
 
-def _panels(run: RunTables, height: float) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(WIDTH, height * len(run.models)))
-    return figure, list(figure.subplots(len(run.models), 1, squeeze=False)[:, 0])
-
-
 def _png(figure: Figure | None) -> bytes | None:
     if figure is None:
         return None
     buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
+    FigureCanvasAgg(figure)  # an Agg canvas of its own, so that no display and no pyplot is asked for
+    figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
-
-
-def _title(ax: Axes, run: RunTables, model: str, text: str) -> None:
-    ax.set_title(f"{model}: {text}" if len(run.models) > 1 else text)
-
-
-def _above(ax: Axes, x: float, text: str, align: str) -> None:
-    """A label just above the axes at data position x."""
-    ax.text(x, 1.01, text, transform=ax.get_xaxis_transform(), ha=align, va="bottom", color="#555555")
 
 
 def _range(values: pd.Series) -> str:
@@ -284,71 +263,25 @@ def _range(values: pd.Series) -> str:
 
 def _reference(rows: pd.DataFrame, name: str) -> float:
     """The value of a reference model, greedy where there is one; NaN where it was not measured."""
-    found = select(rows, model=name, variant=REFERENCE).sort_values("decoding")  # "greedy" < "sampled"
-    values = found["value"].dropna()
-    if values.empty and name == "uniform":
+    if name == "uniform":  # its exact chance level, not what one draw of its completions gave
         values = rows["chance"].dropna()
+    else:
+        found = select(rows, model=name, variant=REFERENCE).sort_values("decoding")  # "greedy" < "sampled"
+        values = found["value"].dropna()
     return float(values.iloc[0]) if len(values) else math.nan
-
-
-def spread(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Ascending label places moved as little as needed to stand at least `gap` apart, within [low, high] if they fit."""
-    moved: list[float] = []
-    for place in places:
-        moved.append(max(place, moved[-1] + gap if moved else low))
-    limit = high
-    for i in reversed(range(len(moved))):
-        moved[i] = min(moved[i], limit)
-        limit = moved[i] - gap
-    return moved
-
-
-def _labels_right(ax: Axes, labels: list[tuple[float, str, str]], gap: float, weight: str = "normal") -> None:
-    labels = sorted(labels)
-    for y, (_, text, colour) in zip(spread([y for y, _, _ in labels], gap, 0.0, 1.0), labels, strict=True):
-        ax.text(1.02, y, text, transform=ax.get_yaxis_transform(), color=colour, va="center", weight=weight)
 
 
 def _published_ticks(ax: Axes, run: RunTables, model: str) -> None:
     """Published values as ticks on the y axis: they were not measured at our loss, so they have no place inside."""
-    marks = sorted(
-        (float(entry["value"]), str(entry["variant"]))
-        for entry in run.resolved["published"]
-        if str(entry["measure"]).startswith(HEADLINE) and entry["prompt_set"] == "ood"
-        if entry["value"] is not None and entry.get("model") in (None, model)
-    )
-    for y, (value, variant) in zip(spread([value for value, _ in marks], 0.06, 0.0, 1.0), marks, strict=True):
-        colour = colours(run).get(variant, FAINT)
-        ax.plot([0, 0.016], [value, value], transform=ax.get_yaxis_transform(), color=colour, lw=2.5, zorder=5)
-        ax.text(0.024, y, f"published: {variant} {value:.2f}", transform=ax.get_yaxis_transform(), color=colour,
-                va="center", fontsize=9, zorder=5, bbox={"fc": "white", "ec": "none", "alpha": 0.8, "pad": 0.8})  # fmt: skip
-
-
-def _ordered_prompts(
-    run: RunTables, rows: pd.DataFrame
-) -> tuple[dict[str, list[str]], list[tuple[float, str]], str]:
-    """Groups of prompts by broken rules (largest first), tick places with labels, and the name of the axis.
-
-    Inside a group prompts go by the difference of the two symbols' counts, else by the share of seeds that keep R1.
-    """
-    table = rows.groupby("prompt", as_index=False).agg(
-        broken=("broken", "first"), kept=("kept", "mean"), prompt_set=("prompt_set", "first")
-    )
-    symbols = list(run.language["symbols"])
-    two = len(symbols) == 2
-    difference = table["prompt"].map(lambda prompt: prompt.count(symbols[0]) - prompt.count(symbols[1])) if two else 0
-    table = table.assign(broken=table["broken"].fillna("").astype(str), difference=difference, share=-table["kept"])
-    table = table.sort_values(["difference", "prompt_set", "share", "prompt"] if two else ["share", "prompt"])
-    groups = {name: list(table.loc[table["broken"] == name, "prompt"]) for name in table["broken"].value_counts().index}
-    if not two:
-        return groups, [], f"OOD prompts, by the share of seeds that keep {HEADLINE}"
-    ticks, left = [], 0
-    of = dict(zip(table["prompt"], table["difference"], strict=True))
-    for group in groups.values():
-        for value in dict.fromkeys(of[prompt] for prompt in group):
-            size = sum(of[prompt] == value for prompt in group)
-            if size >= 0.025 * len(table):
-                ticks.append((left + size / 2, f"{value:+d}" if value else "0"))
-            left += size
-        left += 3
-    return groups, ticks, f"OOD prompts, by #{symbols[0]} − #{symbols[1]} in the prompt"
+    values: dict[str, list[float]] = defaultdict(list)
+    for entry in run.resolved["published"]:
+        here = entry["prompt_set"] == "ood" and entry.get("model") in (None, model)
+        if here and str(entry["measure"]).startswith(HEADLINE) and entry["value"] is not None:
+            values[str(entry["variant"])].append(float(entry["value"]))
+    marks = sorted((sum(found) / len(found), variant) for variant, found in values.items())
+    for y, (_, variant) in zip(spread([mean for mean, _ in marks], 0.1, 0.01, 1.0), marks, strict=True):
+        place: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "color": colours(run).get(variant, SOFT)}
+        for value in values[variant]:
+            ax.plot([0, 0.014], [value, value], lw=2, clip_on=False, **place)
+        text = " and ".join(f"{value:.2f}" for value in sorted(values[variant]))
+        ax.text(0.02, y, f"published {variant}\n{text}", va="center", fontsize=9, linespacing=1.1, **place)

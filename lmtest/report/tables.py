@@ -16,20 +16,22 @@ from lmtest.errors import UsageError
 Key = tuple[str, str]
 """A row of the result tables: (model, variant)."""
 
-CERTIFICATES = tuple("study language model variant seed kl kl_lower kl_upper kl_per_token exact saturated".split())
-MEASUREMENTS = tuple(
-    "study language model variant seed evaluator measure prompt_set decoding value lower upper count chance saturated"
-    .split()
+IDENTITY = ("study", "language", "model", "variant", "seed")
+CERTIFICATES = (*IDENTITY, "kl", "kl_lower", "kl_upper", "kl_per_token", "exact", "saturated")
+MEASUREMENTS = (
+    *(*IDENTITY, "evaluator", "measure", "prompt_set", "decoding"),
+    *("value", "lower", "upper", "count", "chance", "saturated"),
 )
 TRAJECTORY = (*MEASUREMENTS, "step", "kl")
-COMPLETIONS = tuple(
-    "study language model variant seed evaluator prompt_set prompt decoding replicate completion finished grammatical "
-    "broken".split()
+COMPLETIONS = (
+    *(*IDENTITY, "evaluator", "prompt_set", "prompt", "decoding", "replicate"),
+    *("completion", "finished", "grammatical", "broken"),
 )
-VERDICTS = tuple(
-    "claim statement verdict effect lower upper p_value seeds_used seeds_asked published source p_raw test note".split()
+VERDICTS = (
+    *("claim", "statement", "verdict", "effect", "lower", "upper", "p_value", "seeds_used", "seeds_asked"),
+    *("published", "source", "p_raw", "test", "note"),
 )
-RESOLVED = tuple("schema_version name title config language models epsilon prompt_sets published".split())
+RESOLVED = ("schema_version", "name", "title", "config", "language", "models", "epsilon", "prompt_sets", "published")
 
 REFERENCE = "reference"
 REFERENCE_ORDER = ("language", "rule_keeper", "ngram", "uniform", "stop")
@@ -87,7 +89,7 @@ class RunTables:
 
     @cached_property
     def heldout(self) -> str:
-        """The prompt set on which generalisation is read off: held-out OOD prompts, or all where none were trained on."""
+        """The prompt set on which generalisation is read off: held-out OOD prompts, or all where none are held out."""
         return "ood_heldout" if (self.measurements["prompt_set"] == "ood_heldout").any() else "ood"
 
     @cached_property
@@ -98,7 +100,7 @@ class RunTables:
         found = {
             float(claim["margin"])
             for claim in claims
-            if claim.get("kind") == "equivalence" and "margin" in claim and claim.get("measure", "kl") in ("kl", "loss")
+            if claim.get("kind") == "equivalence" and "margin" in claim and claim.get("measure", "kl") == "kl"
         }
         return sorted(found)
 
@@ -155,6 +157,11 @@ def select(frame: pd.DataFrame, **equal: object) -> pd.DataFrame:
     return frame[keep]
 
 
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of `frame` as dictionaries."""
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+
+
 def modal_completions(run: RunTables) -> list[tuple[str, str, dict[Key, tuple[str, bool, float, float]]]]:
     """For each OOD prompt: (prompt, broken rules, {key: (completion, finished, its share, share that keep R1)}).
 
@@ -164,13 +171,42 @@ def modal_completions(run: RunTables) -> list[tuple[str, str, dict[Key, tuple[st
     rows = run.greedy_ood().sort_values("seed", kind="stable")
     cells: dict[str, dict[Key, tuple[str, bool, float, float]]] = {}
     for (model, variant, prompt), group in rows.groupby(["model", "variant", "prompt"], sort=False):
+        key, prompt = (str(model), str(variant)), str(prompt)
         finished = group["finished"].eq(True)
         pairs = zip(group["completion"].astype(str), finished, strict=True)
         (completion, ended), times = Counter(pairs).most_common(1)[0]
         kept = float((finished & group[HEADLINE].eq(True)).mean()) if HEADLINE in group else float("nan")
-        cells.setdefault(prompt, {})[model, variant] = (completion, ended, times / len(group), kept)
+        cells.setdefault(prompt, {})[key] = (completion, ended, times / len(group), kept)
     prompts = run.greedy_ood().drop_duplicates("prompt").sort_values(["broken", "prompt"])
-    return [(row.prompt, str(row.broken or ""), cells[row.prompt]) for row in prompts.itertuples()]
+    return [(row["prompt"], row["broken"] or "", cells[row["prompt"]]) for row in records(prompts)]
+
+
+def ordered_prompts(run: RunTables, rows: pd.DataFrame) -> tuple[dict[str, list[str]], list[tuple[float, str]], str]:
+    """Groups of prompts by broken rules (largest first), tick places with labels, and the name of the axis.
+
+    Inside a group prompts go by the difference of the two symbols' counts, else by the share of seeds that keep R1.
+    """
+    table = rows.groupby("prompt", as_index=False).agg(
+        broken=("broken", "first"), kept=("kept", "mean"), prompt_set=("prompt_set", "first")
+    )
+    symbols = list(run.language["symbols"])
+    two = len(symbols) == 2
+    difference = table["prompt"].map(lambda prompt: prompt.count(symbols[0]) - prompt.count(symbols[1])) if two else 0
+    table = table.assign(broken=table["broken"].fillna("").astype(str), difference=difference, share=-table["kept"])
+    table = table.sort_values(["difference", "prompt_set", "share", "prompt"] if two else ["share", "prompt"])
+    groups = {name: list(table.loc[table["broken"] == name, "prompt"]) for name in table["broken"].value_counts().index}
+    if not two:
+        return groups, [], f"OOD prompts, by the share of seeds that keep {HEADLINE}"
+    ticks, left = [], 0
+    of = dict(zip(table["prompt"], table["difference"], strict=True))
+    for group in groups.values():
+        for value in dict.fromkeys(of[prompt] for prompt in group):
+            size = sum(of[prompt] == value for prompt in group)
+            if size >= 0.025 * len(table):
+                ticks.append((left + size / 2, f"{value:+d}".replace("-", "−") if value else "0"))
+            left += size
+        left += 3
+    return groups, ticks, f"OOD prompts, by #{symbols[0]} − #{symbols[1]} in the prompt"
 
 
 def _remedy(directory: Path) -> str:
@@ -179,7 +215,9 @@ def _remedy(directory: Path) -> str:
 
 def _require(path: Path) -> None:
     if not path.is_file():
-        raise UsageError(f"expected a finished run, found no {path.name} in {path.parent}: {_remedy(path.parent)} makes it")
+        raise UsageError(
+            f"expected a finished run, found no {path.name} in {path.parent}: {_remedy(path.parent)} makes it"
+        )
 
 
 def _json(path: Path) -> dict[str, Any]:

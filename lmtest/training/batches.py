@@ -8,40 +8,39 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lmtest.languages.base import Language, Support
 from lmtest.languages.vocabulary import Vocabulary
+from lmtest.models.stack import Tree
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Tokens with BOS, what follows each, and how much each target counts: all [B, T], or [S, B, T] where seeds differ."""
+    """Tokens with BOS [B, T] (or [S, B, T] where seeds differ), and how much each next symbol or EOS counts [..., T, V]."""
 
     tokens: Tensor
-    targets: Tensor
     weights: Tensor
+    tree: Tree | None = None
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(self.tokens.to(device), self.targets.to(device), self.weights.to(device))
+        tree = None if self.tree is None else Tree(self.tree.depth.to(device), self.tree.ancestors.to(device))
+        return Batch(self.tokens.to(device), self.weights.to(device), tree)
 
-    def rows(self, index: Tensor) -> Batch:
-        """The strings at `index` [S, B'], weighted equally, without columns that all of them leave empty."""
+    def rows(self, index: Tensor, trim: bool) -> Batch:
+        """The strings at `index` [S, B'], all targets weighted equally; `trim` drops columns that all of them leave empty."""
         weights = self.weights[index]
-        width = int((weights > 0).any(0).any(0).nonzero().max()) + 1
-        weights = weights[..., :width] / weights.sum((-1, -2), keepdim=True)
-        return Batch(self.tokens[index][..., :width], self.targets[index][..., :width], weights)
+        width = int((weights.sum(-1) > 0).any(0).any(0).nonzero().max()) + 1 if trim else weights.shape[-2]
+        weights = weights[..., :width, :] / weights.sum((-1, -2, -3), keepdim=True)
+        return Batch(self.tokens[index][..., :width], weights)
 
 
-def nll_per_string(logits: Tensor, batch: Batch) -> Tensor:
-    """Logits [S, B, T, V] → [S, B]: Σ over a string's targets of weight · −log probability (nats)."""
-    log_probs = logits.log_softmax(-1)
-    targets = batch.targets.expand(logits.shape[:-1])
-    nll = -log_probs.gather(-1, targets[..., None])[..., 0]
-    return (nll * batch.weights).sum(-1)
+def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
+    """Logits [S, B, T, V] → [S]: Σ weight · −log probability; nats per string where the weights are a law's masses."""
+    return -(logits.log_softmax(-1) * batch.weights).sum((-1, -2, -3))
 
 
-def string_batch(vocabulary: Vocabulary, rows: Sequence[tuple[int, ...]], probs: Tensor | None = None) -> Batch:
-    """Whole strings, each weighted by its probability (default: equally): Σ weight · nll is nats per string."""
+def string_batch(vocabulary: Vocabulary, rows: Sequence[tuple[int, ...]], probs: Tensor) -> Batch:
+    """Whole strings, each weighted by its probability [B]."""
     tokens, lengths = vocabulary.pack(rows)
-    probs = torch.full((len(rows),), 1 / len(rows)) if probs is None else probs.float()
     return _batch(vocabulary, tokens, lengths, torch.zeros_like(lengths), probs)
 
 
@@ -55,9 +54,28 @@ def completion_batch(
     return _batch(vocabulary, tokens, lengths, starts, torch.ones(len(whole)))
 
 
-def _batch(vocabulary: Vocabulary, tokens: Tensor, lengths: Tensor, starts: Tensor, weights: Tensor) -> Batch:
+def tree_batch(language: Language, support: Support) -> Batch:
+    """The whole support with every distinct prefix once, weighted by the exact mass of what follows it.
+
+    The same loss as `string_batch` on the support: Σ over prefixes of P(prefix, v) · −log q(v | prefix).
+    """
+    prefixes = sorted({row[:t] for row in support.rows for t in range(len(row) + 1)}, key=lambda p: (len(p), p))
+    index = {prefix: i for i, prefix in enumerate(prefixes)}
+    ancestors = torch.zeros(len(prefixes), len(prefixes), dtype=torch.bool)
+    for i, prefix in enumerate(prefixes):
+        if prefix:
+            ancestors[i] = ancestors[index[prefix[:-1]]]
+        ancestors[i, i] = True
+    packed, lengths = language.vocabulary.pack(prefixes)
+    weights = language.joint_next(packed)[torch.arange(len(prefixes)), lengths].exp()
+    tokens = packed[torch.arange(len(prefixes)), lengths]
+    return Batch(tokens[None], weights[None].float(), Tree(lengths, ancestors))
+
+
+def _batch(vocabulary: Vocabulary, tokens: Tensor, lengths: Tensor, starts: Tensor, probs: Tensor) -> Batch:
     position = torch.arange(tokens.shape[1])
-    # PAD has no logit: behind EOS any target will do, for its weight is 0.
-    targets = torch.cat([tokens[:, 1:], torch.full_like(tokens[:, :1], vocabulary.pad)], 1).clamp(max=vocabulary.eos)
+    targets = torch.cat([tokens[:, 1:], torch.full_like(tokens[:, :1], vocabulary.pad)], 1)
+    targets[torch.arange(len(tokens)), lengths] = vocabulary.eos
     counted = (position >= starts[:, None]) & (position <= lengths[:, None])
-    return Batch(tokens, targets, counted * weights[:, None])
+    onehot = targets[..., None] == torch.arange(vocabulary.n_outputs)
+    return Batch(tokens, (onehot & counted[..., None]) * probs.float()[:, None, None])

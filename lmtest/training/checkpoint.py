@@ -17,6 +17,7 @@ from lmtest import atomic
 from lmtest.errors import UsageError
 
 SCHEMA = 1
+METADATA = "lmtest"
 
 
 @dataclass
@@ -35,22 +36,19 @@ def save(
 ) -> None:
     """Parameters as "model.NAME", optimiser state as "optimizer.NAME"; `identity` says whose they are."""
     tensors = {f"model.{k}": v for k, v in model.items()} | {f"optimizer.{k}": v for k, v in optimizer.items()}
-    metadata = {
-        "schema": str(SCHEMA),
-        "identity": json.dumps(identity, sort_keys=True),
-        "progress": json.dumps(vars(progress)),
-    }
-    atomic.write_bytes(path, safetensors.torch.save(tensors, metadata))
+    # One metadata entry: several would be written in random order, and equal runs would not be equal bytes.
+    metadata = {"schema": SCHEMA, "identity": identity, "progress": vars(progress)}
+    atomic.write_bytes(path, safetensors.torch.save(tensors, {METADATA: json.dumps(metadata, sort_keys=True)}))
 
 
 def load(path: Path, identity: Mapping[str, Any]) -> tuple[Progress, dict[str, Tensor], dict[str, Tensor]]:
     """Progress, parameters, optimiser state; UsageError where the file is damaged or belongs to another model."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
-            metadata = file.metadata()
+            metadata = json.loads(file.metadata()[METADATA])
             tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        progress = Progress(**json.loads(metadata["progress"]))
-        found = json.loads(metadata["identity"])
+        progress = Progress(**metadata["progress"])
+        found = metadata["identity"]
     except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise UsageError(
             f"the checkpoint {path} is damaged ({error}); delete it, and --resume trains this part again"

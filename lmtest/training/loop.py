@@ -12,12 +12,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lmtest.errors import LmtestError, UsageError
-from lmtest.languages.base import Language
+from lmtest.errors import Interrupted, UsageError
+from lmtest.languages.base import Language, Support
 from lmtest.models.stack import StackedModel
 from lmtest.seeds import generator, torch_generator
 from lmtest.training import checkpoint
-from lmtest.training.batches import Batch, completion_batch, nll_per_string, string_batch
+from lmtest.training.batches import Batch, completion_batch, cross_entropy, string_batch, tree_batch
 from lmtest.training.objectives import MaximumLikelihood, Objective
 from lmtest.validation import Table
 
@@ -33,6 +33,8 @@ class TrainingConfig(Table):
     warmup: int = Field(1000, ge=0)
     """Steps of linear warm-up under inverse_sqrt; one_cycle warms up over the first 30 %."""
     weight_decay: float = Field(0.01, ge=0)
+    beta2: float = Field(0.999, gt=0, lt=1)
+    """AdamW's memory of squared gradients: near the floor they fall fast, and a long memory makes the loss spike."""
     batch: Literal["support"] | int = "support"
     """"support": every string of the language with its exact weight; a number: so many fresh strings a step."""
     clip: float = Field(1.0, gt=0)
@@ -42,10 +44,6 @@ class TrainingConfig(Table):
     probe_every: int = Field(100, ge=1)
     stop_below: float | None = Field(None, gt=0)
     """A seed stops as soon as its certificate's upper end (on draws of its own) is below so many nats per string."""
-
-
-class Interrupted(LmtestError):
-    """Training was asked to stop; its checkpoint is saved."""
 
 
 Probe = Callable[[StackedModel, int], list[dict[str, Any]]]
@@ -87,7 +85,7 @@ def train(
     `prompts` are those that the objective may show; `report(step, excess nats per string)` is called at every step.
     Raises Interrupted after saving where `interrupted()` turns true, UsageError on a checkpoint that does not fit.
     """
-    steps = _Steps(model, language, objective, prompts, config)
+    steps = Steps(model, language, objective, prompts, config)
     progress = checkpoint.Progress()
     if path.exists():
         progress, parameters, state = checkpoint.load(path, identity)
@@ -116,7 +114,7 @@ def train(
     return progress
 
 
-class _Steps:
+class Steps:
     """One update after the other: batches, loss, clipping, AdamW."""
 
     def __init__(
@@ -137,23 +135,23 @@ class _Steps:
                     f"batch = \"support\" needs a language whose strings can be listed; {language.name} has too many: "
                     "give a number of fresh strings per step, such as batch = 128"
                 )
-            self.support = string_batch(language.vocabulary, support.rows, support.log_probs.exp()).to(model.device)
+            self.support = self._whole(support).to(model.device)
         targets = objective.targets(language, prompts)
         self.shown = None if targets is None else completion_batch(language.vocabulary, prompts, targets).to(model.device)
         self.parameters = list(model.parameters.values())
-        self.adam = torch.optim.AdamW(self.parameters, lr=1.0, weight_decay=config.weight_decay, fused=True)
+        self.adam = torch.optim.AdamW(self.parameters, lr=1.0, betas=(0.9, config.beta2), weight_decay=config.weight_decay, fused=True)
 
     def update(self, step: int, stopped: Sequence[int]) -> float:
         """One step of every seed but the `stopped` ones; returns the excess of the loss over the floor, nats per string."""
         kept = [parameter.detach()[stopped].clone() for parameter in self.parameters] if stopped else []
         batch = self._strings(step)
         dropout = self._dropout(step)
-        per_string = nll_per_string(self.model.logits(batch.tokens, dropout), batch).sum(-1)  # [S], nats per string
-        loss = per_string / batch.weights.sum((-1, -2))  # per token: the same size whatever the lengths
+        per_string = cross_entropy(self.model.logits(batch.tokens, dropout, batch.tree), batch)  # [S], nats
+        loss = per_string / batch.weights.sum((-1, -2, -3))  # per token: the same size whatever the lengths
         if self.shown is not None:
             assert not isinstance(self.objective, MaximumLikelihood)
             shown = self._prompts(step, self.shown, self.objective.batch)
-            loss = loss + self.objective.weight * nll_per_string(self.model.logits(shown.tokens, dropout), shown).sum(-1)
+            loss = loss + self.objective.weight * cross_entropy(self.model.logits(shown.tokens, dropout), shown)
         self.adam.zero_grad(set_to_none=True)
         loss.sum().backward()  # seeds share nothing, so the gradient of the sum is each seed's own
         self._clip()
@@ -164,6 +162,12 @@ class _Steps:
                 parameter[stopped] = old
         return float(per_string.detach().mean()) - self.floor
 
+    def _whole(self, support: Support) -> Batch:
+        """The support as a prefix tree where the model can read one and it saves work, else as strings."""
+        strings = string_batch(self.language.vocabulary, support.rows, support.log_probs.exp())
+        nodes = len({row[:t] for row in support.rows for t in range(len(row) + 1)})
+        return tree_batch(self.language, support) if self.model.tree_saves(nodes, *strings.tokens.shape) else strings
+
     def _strings(self, step: int) -> Batch:
         if self.support is not None:
             return self.support
@@ -171,13 +175,15 @@ class _Steps:
         n, seeds = self.config.batch, self.model.seeds
         rows = [row for seed in seeds for row in self.language.sample_ids(n, generator(seed, "data", step))]
         batch = string_batch(self.language.vocabulary, rows, torch.full((len(rows),), 1 / n))
-        shape = (len(seeds), n, -1)
-        return Batch(batch.tokens.view(shape), batch.targets.view(shape), batch.weights.view(shape)).to(self.model.device)
+        shape = (len(seeds), n)
+        return Batch(batch.tokens.unflatten(0, shape), batch.weights.unflatten(0, shape)).to(self.model.device)
 
     def _prompts(self, step: int, shown: Batch, batch: int) -> Batch:
         n = len(shown.tokens)
         picks = [generator(seed, "order", step).choice(n, min(batch, n), replace=False) for seed in self.model.seeds]
-        return shown.rows(torch.stack([torch.from_numpy(pick) for pick in picks]).to(shown.tokens.device))
+        index = torch.stack([torch.from_numpy(pick) for pick in picks]).to(shown.tokens.device)
+        # A width that depends on the other seeds would shift this seed's dropout.
+        return shown.rows(index, trim=not self.model.drops_out)
 
     def _dropout(self, step: int) -> list[torch.Generator]:
         return [torch_generator(seed, "dropout", step, device=self.model.device) for seed in self.model.seeds]

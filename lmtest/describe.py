@@ -1,0 +1,47 @@
+"""What a language is, as plain facts."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from lmtest.errors import UsageError
+from lmtest.languages import Language
+from lmtest.languages.pcfg import Pcfg
+from lmtest.languages.prompts import prompts_of_length
+
+
+def describe(language: Language, length: int, draws: int) -> dict[str, Any]:
+    """Symbols, law, floor of the loss (nats per string and per token), likely strings, rules, prompts of `length`."""
+    entropy = language.entropy(draws=draws)
+    tokens = language.mean_length() + 1
+    facts: dict[str, Any] = {
+        "name": language.name,
+        "title": language.title,
+        "source": language.source,
+        "symbols": list(language.symbols),
+        "max_length": language.max_length,
+        "mean_length": language.mean_length(),
+        "entropy": {"nats_per_string": entropy.value, "half_width": entropy.half_width, "exact": entropy.exact},
+        "floor_nats_per_token": entropy.value / tokens if math.isfinite(tokens) else 0.0,
+    }
+    if isinstance(language, Pcfg):
+        facts["unambiguous"] = "proven" if language.unambiguous else "not proven"
+    support = language.support()
+    facts["strings"] = "infinitely many, or too many to list" if support is None else len(support.rows)
+    facts["first_symbol"] = {symbol: round(p, 6) for symbol, p in language.next_symbol_law("").items()}
+    facts["samples"] = [language.vocabulary.text(s) for s in language.sample(5, seed=0)]
+    facts["rules"] = {name: rule.text for name, rule in language.rules.items()}
+    facts["prompts"] = _prompts(language, length)
+    return facts
+
+
+def _prompts(language: Language, length: int) -> dict[str, Any] | str:
+    try:
+        inside, outside = prompts_of_length(language, length)
+    except UsageError as error:
+        return str(error)
+    reasons: dict[str, int] = {}
+    for broken in outside.broken:
+        reasons[" and ".join(broken)] = reasons.get(" and ".join(broken), 0) + 1
+    return {"length": length, "in_distribution": len(inside.rows), "out_of_distribution": len(outside.rows), "broken": reasons}

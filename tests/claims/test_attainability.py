@@ -1,0 +1,56 @@
+"""Whether the seeds asked for can ever support a claim."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lmtest.claims import Claim, Difference, Equivalence, Heterogeneity, Order, Threshold, attainability
+
+ON = {"statement": "It holds.", "measure": "R1", "prompt_set": "ood"}
+CLAIMS: Sequence[Claim] = [
+    Equivalence(id="equal", kind="equivalence", statement="Equal.", variants=["a", "b", "c"], margin=0.01),
+    Order(id="order", kind="order", variants=["a", "b", "c"], **ON),
+    *(Threshold(id=f"above {i}", kind="threshold", variants=["a"], bound=0.1, **ON) for i in range(4)),
+    Heterogeneity(id="seeds", kind="heterogeneity", variant="a", **ON),
+]
+
+
+def test_seven_claims_are_attainable_with_eight_seeds_and_not_with_four() -> None:
+    eight = attainability(CLAIMS, 8)
+    assert list(eight.columns) == ["claim", "kind", "smallest_p", "attainable", "needed_seeds"]
+    assert eight["attainable"].all()
+    np.testing.assert_allclose(eight["smallest_p"], [0, 1 / 12870, *[1 / 256] * 4, 0])
+    four = attainability(CLAIMS, 4).set_index("claim")["attainable"]
+    assert not four[[f"above {i}" for i in range(4)]].any()
+    assert four[["equal", "seeds"]].all()
+    # 4 thresholds share what is left of the error: 4 / 2^7 ≤ 0.05 < 4 / 2^6.
+    assert eight["needed_seeds"].tolist() == [2, 5, 7, 7, 7, 7, 2]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 7, 20])
+def test_needed_seeds_are_the_fewest_that_make_a_claim_attainable(n: int) -> None:
+    table = attainability(CLAIMS, n)
+    assert table["attainable"].tolist() == (table["needed_seeds"] <= n).tolist()
+
+
+def test_a_two_sided_test_needs_more_seeds_than_a_one_sided_one() -> None:
+    one = attainability([Order(id="o", kind="order", variants=["a", "b"], **ON)], 3)
+    two = attainability([Difference(id="d", kind="difference", variants=["a", "b"], **ON)], 3)
+    assert (one.loc[0, "smallest_p"], two.loc[0, "smallest_p"]) == (0.05, 0.1)
+    assert (one.loc[0, "needed_seeds"], two.loc[0, "needed_seeds"]) == (3, 4)
+
+
+def test_a_claim_beyond_the_most_seeds_tried_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(import_module("lmtest.claims.attainability"), "MOST_SEEDS", 6)
+    needed = attainability(CLAIMS, 8)["needed_seeds"]
+    assert isinstance(needed.dtype, pd.Int64Dtype)
+    assert needed.isna().tolist() == [False, False, True, True, True, True, False]
+
+
+def test_no_claims_give_an_empty_table() -> None:
+    assert attainability([], 8).empty

@@ -1,0 +1,142 @@
+"""What a claim may say in a TOML file, and what is refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from lmtest.claims import Claim, Equivalence, Threshold, check_claims
+from lmtest.errors import UsageError
+
+READER: TypeAdapter[Claim] = TypeAdapter(Claim)
+
+STUDY = """
+[[claims]]
+id = "rule_extrapolation/equal_loss"
+kind = "equivalence"
+statement = "All three reach the same loss."
+variants = ["normal", "adversarial", "oracle"]
+margin = 0.01
+
+[[claims]]
+id = "rule_extrapolation/order"
+kind = "order"
+statement = "The oracle extrapolates best."
+variants = ["adversarial", "normal", "oracle"]
+measure = "R1"
+prompt_set = "ood"
+published = 0.437
+source = "Table 1"
+
+[[claims]]
+id = "rule_extrapolation/differs"
+kind = "difference"
+statement = "The variants differ."
+variants = ["normal", "oracle"]
+measure = "R1"
+prompt_set = "ood"
+margin = 1
+
+[[claims]]
+id = "rule_extrapolation/above_stop"
+kind = "threshold"
+statement = "Better than stopping at once."
+variants = ["normal"]
+measure = "R1"
+prompt_set = "ood"
+decoding = "sample"
+baseline = "stop"
+
+[[claims]]
+id = "rule_extrapolation/seeds_differ"
+kind = "heterogeneity"
+statement = "Seeds of equal loss differ."
+variant = "normal"
+measure = "R1"
+prompt_set = "ood"
+"""
+
+
+def claim(**keys: Any) -> Claim:
+    common = {"id": "s/c", "statement": "It holds.", "measure": "R1", "prompt_set": "ood"}
+    return READER.validate_python(common | keys)
+
+
+def test_every_kind_is_read_from_toml_and_survives_json() -> None:
+    claims = TypeAdapter(list[Claim]).validate_python(tomllib.loads(STUDY)["claims"])
+    assert [c.kind for c in claims] == ["equivalence", "order", "difference", "threshold", "heterogeneity"]
+    assert isinstance(claims[0], Equivalence)
+    assert claims[0].measure == "kl"
+    assert claims[1].decoding == "greedy"
+    assert claims[4].groups == ["normal"]
+    for c in claims:
+        assert READER.validate_json(c.model_dump_json()) == c
+        assert READER.validate_python(c.model_dump()) == c
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"kind": "equivalence", "variants": ["a", "b"], "margin": 0.0}, "greater than 0"),
+        ({"kind": "equivalence", "variants": ["a"], "margin": 1.0}, "at least 2"),
+        ({"kind": "order", "variants": ["a", "a"]}, "distinct"),
+        ({"kind": "order", "variants": ["a", "b"], "margin": "0.1"}, "valid number"),
+        ({"kind": "order", "variants": ["a", "b"], "margins": 0.1}, "margins"),
+        ({"kind": "order", "variants": ["a", "b"], "prompt_set": None}, "needs a prompt_set"),
+        ({"kind": "order", "variants": ["a", "b"], "measure": "kl"}, "has no prompt_set"),
+        ({"kind": "threshold", "variants": ["a"]}, "either bound"),
+        ({"kind": "threshold", "variants": ["a"], "bound": 0.5, "baseline": "stop"}, "either bound"),
+        ({"kind": "threshold", "variants": ["a"], "bound": float("nan")}, "finite"),
+        ({"kind": "threshold", "variants": ["a"], "baseline": "luck"}, "chance"),
+        (
+            {"kind": "threshold", "variants": ["a"], "measure": "kl", "prompt_set": None, "baseline": "chance"},
+            "no chance level",
+        ),
+        ({"kind": "heterogeneity", "variant": "a", "measure": "kl", "prompt_set": None}, "outcome per prompt"),
+        ({"kind": "ordering", "variants": ["a", "b"]}, "order"),
+    ],
+)
+def test_a_malformed_claim_is_refused_with_its_reason(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        claim(**keys)
+
+
+def test_a_threshold_takes_a_number_or_a_baseline() -> None:
+    assert isinstance(claim(kind="threshold", variants=["a"], bound=1), Threshold)
+    assert isinstance(claim(kind="threshold", variants=["a"], baseline="chance", direction="below"), Threshold)
+
+
+@pytest.mark.parametrize(
+    ("keys", "models", "message"),
+    [
+        ({"variants": ["normal", "orcale"]}, ["lstm"], "unknown variant 'orcale'; did you mean 'oracle'"),
+        ({"measure": "R3"}, ["lstm"], "unknown measure 'R3'; did you mean 'R1'"),
+        ({"model": "lstn"}, ["lstm", "mamba"], "unknown model 'lstn'; did you mean 'lstm'"),
+        ({}, ["lstm", "mamba"], "2 models .lstm, mamba.; name one"),
+    ],
+)
+def test_names_that_the_study_does_not_have_are_refused_with_a_hint(
+    keys: dict[str, Any], models: list[str], message: str
+) -> None:
+    stated = claim(**({"kind": "order", "variants": ["normal", "oracle"]} | keys))
+    with pytest.raises(UsageError, match=message):
+        check_claims([stated], models, ["normal", "oracle"], ["R1"])
+
+
+def test_known_names_pass_and_repeated_ids_do_not() -> None:
+    stated = claim(kind="order", variants=["normal", "oracle"])
+    keys = {"variants": ["normal", "oracle"], "margin": 1.0, "measure": "kl", "prompt_set": None}
+    loss = claim(id="s/kl", kind="equivalence", **keys)
+    check_claims([stated, loss], ["lstm"], ["normal", "oracle"], ["R1"])
+    with pytest.raises(UsageError, match="'s/c' more than once"):
+        check_claims([stated, stated], ["lstm"], ["normal", "oracle"], ["R1"])
+
+
+def test_claims_import_without_torch() -> None:
+    program = "import sys, lmtest.claims; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

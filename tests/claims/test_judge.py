@@ -1,0 +1,299 @@
+"""Verdicts: from tables made by hand to supported, refuted or undecided, with every reason to abstain."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lmtest.claims import (
+    VERDICT_COLUMNS,
+    Claim,
+    Difference,
+    Equivalence,
+    Heterogeneity,
+    Order,
+    Threshold,
+    judge,
+)
+from lmtest.claims import statistics as st
+from lmtest.errors import UsageError
+
+DESIGN_COLUMNS = ["claim", "statement", "verdict", "effect", "lower", "upper", "p_value"]
+DESIGN_COLUMNS += ["seeds_used", "seeds_asked", "published", "source"]
+ON = {"statement": "It holds.", "measure": "R1", "prompt_set": "ood"}
+LOW = [0.1, 0.12, 0.14, 0.11, 0.13, 0.15, 0.16, 0.1]
+MIDDLE = [0.4, 0.42, 0.44, 0.41, 0.43, 0.45, 0.46, 0.4]
+HIGH = [0.8, 0.82, 0.84, 0.81, 0.83, 0.85, 0.86, 0.8]
+ONES, ZEROS, TWO_VALUES = [1.0] * 8, [0.0] * 8, [1.0] * 7 + [0.5]
+
+Samples = dict[str, list[float]]
+
+
+def equivalence(margin: float, *variants: str) -> Equivalence:
+    return Equivalence(
+        id="s/equal", kind="equivalence", variants=list(variants), margin=margin, statement="Equal.", measure="kl"
+    )
+
+
+def order(*variants: str, **keys: Any) -> Order:
+    return Order(kind="order", variants=list(variants), **{"id": "s/order"} | ON | keys)
+
+
+def difference(*variants: str, margin: float = 0.0) -> Difference:
+    return Difference(id="s/difference", kind="difference", variants=list(variants), margin=margin, **ON)
+
+
+def threshold(*variants: str, **keys: Any) -> Threshold:
+    return Threshold(kind="threshold", variants=list(variants), **{"id": "s/threshold"} | ON | keys)
+
+
+def heterogeneity(margin: float = 0.0) -> Heterogeneity:
+    return Heterogeneity(id="s/seeds", kind="heterogeneity", variant="normal", margin=margin, **ON)
+
+
+def measured(samples: Samples, chance: float = 0.2, references: dict[str, float] | None = None) -> pd.DataFrame:
+    common = {"study": "s", "language": "anbn", "evaluator": "rule_extrapolation", "measure": "R1"}
+    common |= {"prompt_set": "ood", "decoding": "greedy"}
+    rows = [
+        {"model": "lstm", "variant": variant, "seed": seed, "value": value, "chance": chance, "saturated": True}
+        for variant, values in samples.items()
+        for seed, value in enumerate(values)
+    ] + [
+        {"model": name, "variant": "reference", "seed": 0, "value": value, "chance": chance, "saturated": False}
+        for name, value in (references or {}).items()
+    ]
+    # Rows of other measures, prompts and decodings must not enter.
+    others = [{"measure": "R2_completion"}, {"prompt_set": "id"}, {"decoding": "sample"}]
+    noise = [common | row | other | {"value": 0.5} for row in rows for other in others]
+    return pd.DataFrame([common | row for row in rows] + noise)
+
+
+def certified(samples: Samples, unsaturated: dict[str, int] | None = None) -> pd.DataFrame:
+    failed = unsaturated or {}
+    rows = [
+        {"model": "lstm", "variant": variant, "seed": seed, "kl": value, "saturated": seed >= failed.get(variant, 0)}
+        for variant, values in samples.items()
+        for seed, value in enumerate(values)
+    ]
+    return pd.DataFrame([{"study": "s", "language": "anbn"} | row for row in rows])
+
+
+def completed(outcomes: np.ndarray, dtype: str = "bool") -> pd.DataFrame:
+    """Outcomes [prompts, seeds] → the completions of `normal`."""
+    common = {"study": "s", "model": "lstm", "variant": "normal", "prompt_set": "ood", "decoding": "greedy"}
+    rows = [
+        common | {"seed": seed, "prompt": "ab" * prompt, "replicate": replicate, "R1": True if replicate else outcome}
+        for (prompt, seed), outcome in np.ndenumerate(outcomes)
+        for replicate in (0, 1)
+    ]
+    return pd.DataFrame(rows).astype({"R1": dtype})
+
+
+def verdict(claim: Claim, samples: Samples, asked: int = 8, **keys: Any) -> pd.Series:
+    tables = {"measurements": measured(samples), "certificates": certified(samples), "completions": pd.DataFrame()}
+    return judge([claim], **tables | keys, seeds_asked=asked, required_saturated=0.75).iloc[0]
+
+
+def test_the_table_has_the_designs_columns_first_whatever_the_claims() -> None:
+    for claims in ([], [order("low", "high")]):
+        table = judge(claims, measured({"low": LOW, "high": HIGH}), pd.DataFrame(), pd.DataFrame(), 8, 0.75)
+        assert list(table.columns) == [*DESIGN_COLUMNS, "p_raw", "test", "note"]
+        assert {name: str(dtype) for name, dtype in table.dtypes.items()} == VERDICT_COLUMNS
+
+
+@pytest.mark.parametrize(
+    ("claim", "samples", "wanted", "effect"),
+    [
+        (equivalence(0.5, "low", "middle"), {"low": LOW, "middle": MIDDLE}, "supported", 0.3),
+        (equivalence(0.2, "low", "middle"), {"low": LOW, "middle": MIDDLE}, "refuted", 0.3),
+        (equivalence(0.3, "low", "middle"), {"low": LOW, "middle": MIDDLE}, "undecided", 0.3),
+        (equivalence(0.5, "low", "middle", "high"), {"low": LOW, "middle": MIDDLE, "high": HIGH}, "refuted", 0.7),
+        (equivalence(0.1, "a", "b"), {"a": ZEROS, "b": ZEROS}, "supported", 0.0),
+        (equivalence(0.1, "a", "b"), {"a": ONES, "b": ZEROS}, "refuted", -1.0),
+        (equivalence(1.0, "a", "b"), {"a": ONES, "b": ZEROS}, "undecided", -1.0),
+        (order("low", "middle", "high"), {"low": LOW, "middle": MIDDLE, "high": HIGH}, "supported", 0.3),
+        (order("low", "high", "middle"), {"low": LOW, "middle": MIDDLE, "high": HIGH}, "refuted", -0.4),
+        (order("low", "middle", margin=0.31), {"low": LOW, "middle": MIDDLE}, "undecided", 0.3),
+        (order("low", "middle", margin=0.35), {"low": LOW, "middle": MIDDLE}, "refuted", 0.3),
+        (order("a", "b"), {"a": ZEROS, "b": ONES}, "supported", 1.0),
+        (order("a", "b"), {"a": ONES, "b": ONES}, "refuted", 0.0),
+        (order("a", "b"), {"a": TWO_VALUES, "b": ONES}, "undecided", 0.0625),
+        (difference("high", "low"), {"low": LOW, "high": HIGH}, "supported", -0.7),
+        (difference("a", "b"), {"a": ONES, "b": ONES}, "undecided", 0.0),
+        (difference("low", "middle", margin=0.2), {"low": LOW, "middle": MIDDLE}, "supported", 0.3),
+        (difference("low", "middle", margin=0.4), {"low": LOW, "middle": MIDDLE}, "refuted", 0.3),
+        (difference("a", "b", margin=0.1), {"a": ONES, "b": ONES}, "refuted", 0.0),
+        (threshold("middle", bound=0.2), {"middle": MIDDLE}, "supported", 0.22625),
+        (threshold("middle", bound=0.8), {"middle": MIDDLE}, "refuted", -0.37375),
+        (threshold("middle", bound=0.8, direction="below"), {"middle": MIDDLE}, "supported", 0.37375),
+        (threshold("low", "middle", bound=0.3), {"low": LOW, "middle": MIDDLE}, "refuted", -0.17375),
+        (threshold("a", bound=0.9), {"a": ONES}, "supported", 0.1),
+        (threshold("a", bound=1.0), {"a": ONES}, "refuted", 0.0),
+        (threshold("a", bound=0.0), {"a": ZEROS}, "refuted", 0.0),
+        (threshold("a", bound=0.9), {"a": TWO_VALUES}, "undecided", 0.0375),
+        (threshold("low", baseline="chance"), {"low": LOW}, "refuted", -0.07375),
+        (threshold("middle", baseline="chance"), {"middle": MIDDLE}, "supported", 0.22625),
+    ],
+)
+def test_verdicts_follow_from_the_interval_and_the_claimed_region(
+    claim: Claim, samples: Samples, wanted: str, effect: float
+) -> None:
+    row = verdict(claim, samples)
+    assert row["verdict"] == wanted
+    assert row["effect"] == pytest.approx(effect)
+    assert row["lower"] <= row["effect"] <= row["upper"]
+    assert (row["seeds_used"], row["seeds_asked"]) == (8, 8)
+
+
+def test_a_refuting_pair_is_reported_even_where_another_has_the_smaller_effect() -> None:
+    wide = [-1.0, 0.9, -1.1, 0.9, -1.1, 0.9, -1.0, 0.9]
+    row = verdict(order("a", "wide", "b", "c"), {"a": ZEROS, "wide": wide, "b": ONES, "c": ONES})
+    assert (row["verdict"], row["effect"]) == ("refuted", 0.0)
+    assert row["note"] == "the effect is that of c − b"
+
+
+def test_a_baseline_is_the_reference_models_value_and_needs_no_saturation() -> None:
+    table = measured({"middle": MIDDLE}, references={"stop": 0.275, "uniform": 0.9, "language": math.nan})
+    above = verdict(threshold("middle", baseline="stop"), {"middle": MIDDLE}, measurements=table)
+    assert (above["verdict"], above["p_raw"]) == ("supported", 1 / 256)
+    assert above["effect"] == pytest.approx(np.mean(MIDDLE) - 0.275)
+    assert above["note"] == ""
+    below = verdict(threshold("middle", baseline="uniform"), {"middle": MIDDLE}, measurements=table)
+    assert below["verdict"] == "refuted"
+    for name in ("language", "rule_keeper"):
+        row = verdict(threshold("middle", baseline=name), {"middle": MIDDLE}, measurements=table)
+        assert row["verdict"] == "undecided"
+        assert row["note"] == f"no finite value of the reference model {name} for R1 on ood (greedy)"
+        assert (row["seeds_used"], math.isnan(row["effect"])) == (8, True)
+
+
+def test_too_few_saturated_seeds_leave_every_verdict_open() -> None:
+    samples = {"low": LOW, "high": HIGH}
+    for claim in (order("low", "high"), order("high", "low"), threshold("low", bound=0.0)):
+        enough = verdict(claim, samples, certificates=certified(samples, {"low": 2}))
+        assert enough["verdict"] != "undecided"
+        assert enough["seeds_used"] == 8
+        short = verdict(claim, samples, certificates=certified(samples, {"low": 5}))
+        assert short["verdict"] == "undecided"
+        assert short["note"] == "only 3 of 8 seeds of low are saturated"
+        assert short["effect"] == enough["effect"]
+
+
+def test_a_missing_seed_or_group_leaves_the_verdict_open() -> None:
+    row = verdict(order("low", "high"), {"low": LOW, "high": HIGH[:7]})
+    assert (row["verdict"], row["seeds_used"]) == ("undecided", 7)
+    assert row["note"] == "only 7 of 8 seeds of high are there"
+    assert row["p_raw"] <= 0.001
+    row = verdict(order("low", "high"), {"low": LOW})
+    assert (row["verdict"], row["seeds_used"], math.isnan(row["p_value"])) == ("undecided", 0, True)
+    row = verdict(order("low", "high"), {})
+    assert (row["verdict"], row["seeds_used"]) == ("undecided", 0)
+
+
+def test_a_value_that_is_no_number_leaves_the_verdict_open() -> None:
+    for bad in (math.nan, math.inf):
+        row = verdict(order("low", "high"), {"low": LOW, "high": [*HIGH[:7], bad]})
+        assert (row["verdict"], row["seeds_used"]) == ("undecided", 7)
+        assert row["note"] == "R1 on ood (greedy) of high is no finite number at seed 7"
+        assert row[["effect", "lower", "upper", "p_value", "p_raw"]].isna().all()
+    table = measured({"low": LOW}, chance=math.nan)
+    row = verdict(threshold("low", baseline="chance"), {"low": LOW}, measurements=table)
+    assert row["note"].startswith("chance on R1 on ood (greedy) of low is no finite number at seed 0, 1")
+
+
+def test_one_seed_gives_an_effect_and_no_verdict() -> None:
+    samples = {"low": LOW[:1], "high": HIGH[:1]}
+    for claim in (order("low", "high"), equivalence(0.1, "low", "high"), threshold("low", bound=0.0)):
+        row = verdict(claim, samples, asked=1)
+        assert (row["verdict"], row["note"]) == ("undecided", "")
+        assert math.isfinite(row["effect"])
+        assert math.isnan(row["lower"])
+
+
+def test_several_rows_a_seed_are_ambiguous() -> None:
+    table = pd.concat([measured({"low": LOW, "high": HIGH}), measured({"low": LOW}).assign(evaluator="other")])
+    row = verdict(order("low", "high"), {"low": LOW, "high": HIGH}, measurements=table)
+    assert row["verdict"] == "undecided"
+    assert "expected one row a seed" in row["note"]
+
+
+def test_a_model_must_be_named_where_there_are_several() -> None:
+    samples = {"low": LOW, "high": HIGH}
+    table = pd.concat([measured(samples), measured(samples).assign(model="mamba")])
+    with pytest.raises(UsageError, match="name one of them"):
+        verdict(order("low", "high"), samples, measurements=table)
+    assert verdict(order("low", "high", model="lstm"), samples, measurements=table)["verdict"] == "supported"
+
+
+def spread_outcomes(rates: Sequence[float]) -> np.ndarray:
+    return np.array([[prompt < 20 * rate for rate in rates] for prompt in range(20)])
+
+
+def test_heterogeneity_compares_seeds_over_prompts() -> None:
+    rates = [0.1, 0.9, 0.2, 0.8, 0.5, 0.4, 0.7, 0.3]
+    outcomes, certificates = spread_outcomes(rates), certified({"normal": LOW})
+    row = verdict(heterogeneity(), {}, completions=completed(outcomes), certificates=certificates)
+    assert (row["verdict"], row["seeds_used"]) == ("supported", 8)
+    assert row["effect"] == pytest.approx(np.std(rates, ddof=1))
+    assert 0 < row["lower"] < row["effect"] < row["upper"]
+    assert row["p_raw"] == st.heterogeneous(outcomes)
+    row = verdict(heterogeneity(0.9), {}, completions=completed(outcomes), certificates=certificates)
+    assert row["verdict"] == "refuted"
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.4, 1.0])
+def test_identical_seeds_refute_heterogeneity(rate: float) -> None:
+    table = completed(spread_outcomes([rate] * 8))
+    row = verdict(heterogeneity(), {}, completions=table, certificates=certified({"normal": LOW}))
+    assert row["verdict"] == "refuted"
+    assert (row["effect"], row["upper"], row["p_value"]) == (0.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("dtype", ["object", "boolean"])
+def test_a_prompt_without_an_outcome_leaves_heterogeneity_open(dtype: str) -> None:
+    outcomes = spread_outcomes([0.1, 0.9, 0.2, 0.8, 0.5, 0.4, 0.7, 0.3]).astype(object)
+    outcomes[3, 2] = None
+    keys = {"certificates": certified({"normal": LOW})}
+    row = verdict(heterogeneity(), {}, completions=completed(outcomes, dtype), **keys)
+    assert (row["verdict"], row["seeds_used"]) == ("undecided", 7)
+    assert row["note"] == "R1 on ood (greedy) of normal is no finite number at seed 2"
+    row = verdict(heterogeneity(), {}, **keys)
+    assert row["note"].startswith("no outcome per prompt of R1 on ood (greedy) for normal")
+
+
+def test_a_prompt_that_occurs_twice_counts_twice() -> None:
+    outcomes = spread_outcomes([0.1, 0.9, 0.2, 0.8, 0.5, 0.4, 0.7, 0.3])
+    table, keys = completed(outcomes), {"certificates": certified({"normal": LOW})}
+    twice = verdict(heterogeneity(), {}, completions=pd.concat([table, table]), **keys)
+    assert twice["p_raw"] == pytest.approx(st.heterogeneous(np.concatenate([outcomes, outcomes])))
+
+
+def test_holm_runs_over_all_claims_and_can_take_a_verdict_away() -> None:
+    samples = {"low": LOW[:5], "high": HIGH[:5]}
+    claims = [threshold("low", bound=0.05, id=str(i)) for i in range(2)] + [order("low", "high", id="order")]
+    alone = verdict(claims[0], samples, asked=5)
+    assert (alone["verdict"], alone["p_value"]) == ("supported", 1 / 32)
+    together = judge(claims, measured(samples), certified(samples), pd.DataFrame(), 5, 0.75)
+    assert together["p_raw"].tolist() == [1 / 32, 1 / 32, 1 / 252]
+    np.testing.assert_allclose(together["p_value"], [2 / 32, 2 / 32, 3 / 252])
+    assert together["verdict"].tolist() == ["undecided", "undecided", "supported"]
+
+
+def test_at_the_edge_of_its_region_a_claim_is_rarely_supported() -> None:
+    rng, runs, seeds = np.random.default_rng(3), 400, 6
+    hits = {"order": 0, "difference": 0, "threshold": 0, "equivalence": 0}
+    for _ in range(runs):
+        # Rounded, so that seeds tie as they do in shares of few prompts.
+        a, b = np.round(rng.normal(0.5, 0.1, (2, seeds)), 1)
+        hits["order"] += st.greater(a, b) <= 0.05
+        hits["difference"] += st.apart(a, b) <= 0.05
+        hits["threshold"] += st.positive(a - 0.5) <= 0.05
+        hits["equivalence"] += st.equivalent(rng.normal(0, 0.02, seeds), rng.normal(0.1, 0.05, seeds), 0.1) <= 0.05
+    noise = 3 * math.sqrt(0.05 * 0.95 / runs)
+    assert all(times / runs <= 0.05 + noise for times in hits.values()), hits
+    assert hits["equivalence"] > 0
