@@ -31,7 +31,9 @@ CommandLineError: Any = typer.BadParameter.__base__
 console = Console(stderr=True)
 output = Console()
 
-LanguageArgument = Annotated[str, typer.Argument(help="A shipped language (see `lmtest languages`) or a language file.")]
+LanguageArgument = Annotated[
+    str, typer.Argument(help="A shipped language (see `lmtest languages`) or a language file.")
+]
 Directory = Annotated[Path, typer.Argument(help="A run directory, such as runs/out/NAME-….", metavar="DIR")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 
@@ -41,14 +43,18 @@ def run(
     file: Annotated[Path, typer.Argument(help="A study file, such as runs/rule_extrapolation.toml.", metavar="FILE")],
     out: Annotated[Path | None, typer.Option(help="Run directory. Default: runs/out/NAME-HASH.")] = None,
     set_: Annotated[
-        list[str], typer.Option("--set", help="Override a key, such as training.steps=200. Repeatable.", metavar="KEY=VALUE")
+        list[str],
+        typer.Option("--set", help="Override a key, such as training.steps=200. Repeatable.", metavar="KEY=VALUE"),
     ] = [],  # noqa: B006
     seeds: Annotated[str | None, typer.Option(help="Seeds, inclusive: 0-7, or 0,2,5.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Processes, one thread each. Default: one a core.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="Continue where a run stopped; what is done is not redone.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue where a run stopped; what is done is not redone.")
+    ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show cells, cost and whether the seeds can support each claim; run nothing.")
+        bool,
+        typer.Option("--dry-run", help="Show cells, cost and whether the seeds can support each claim; run nothing."),
     ] = False,
     as_json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
@@ -79,7 +85,7 @@ def languages(as_json: Json = False) -> None:
     """List the shipped languages."""
     from lmtest.languages import shipped_languages
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in shipped_languages():
         language = _load(name)
         entropy = language.exact_entropy()
@@ -99,7 +105,14 @@ def languages(as_json: Json = False) -> None:
     _print_table(
         ["name", "title", "symbols", "mean length", "entropy (nats)", "rules"],
         [
-            [r["name"], r["title"], _shorten(r["symbols"]), f"{r['mean_length']:.4g}", "sampled" if r["entropy"] is None else f"{r['entropy']:.4f}", " ".join(r["rules"])]
+            [
+                r["name"],
+                r["title"],
+                _shorten(r["symbols"]),
+                f"{r['mean_length']:.4g}",
+                "sampled" if r["entropy"] is None else f"{r['entropy']:.4f}",
+                " ".join(r["rules"]),
+            ]
             for r in rows
         ],
     )
@@ -218,7 +231,9 @@ def _run() -> int:
 
 
 def _say(message: str, code: int) -> int:
-    console.print("interrupted:" if code == 130 else "error:", message, style="red", markup=False, highlight=False, soft_wrap=True)
+    console.print(
+        "interrupted:" if code == 130 else "error:", message, style="red", markup=False, highlight=False, soft_wrap=True
+    )
     return code
 
 
@@ -252,7 +267,9 @@ def _show_dry_run(
         return
     for table in (plan.cells, plan.claims):
         _print_table(list(table.columns), [[_cell(value) for value in row] for row in table.itertuples(index=False)])
-    output.print(f"training: about {plan.seconds:.0f} s on {n_jobs} job(s), device {chosen}; probes and evaluation come on top")
+    output.print(
+        f"training: about {plan.seconds:.0f} s on {n_jobs} job(s), device {chosen}; probes and evaluation come on top"
+    )
 
 
 def _show_verdicts(verdicts: Any) -> None:
@@ -260,7 +277,14 @@ def _show_verdicts(verdicts: Any) -> None:
         output.print("the study declares no claims")
         return
     rows = [
-        [r.verdict, r.claim, f"{r.effect:.4g} [{r.lower:.4g}, {r.upper:.4g}]", f"{r.p_value:.3g}", f"{r.seeds_used}/{r.seeds_asked}", r.note]
+        [
+            r.verdict,
+            r.claim,
+            f"{r.effect:.4g} [{r.lower:.4g}, {r.upper:.4g}]",
+            f"{r.p_value:.3g}",
+            f"{r.seeds_used}/{r.seeds_asked}",
+            r.note,
+        ]
         for r in verdicts.itertuples()
     ]
     _print_table(["verdict", "claim", "effect [95 %]", "p (Holm)", "seeds", "note"], rows)

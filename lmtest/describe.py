@@ -44,4 +44,9 @@ def _prompts(language: Language, length: int) -> dict[str, Any] | str:
     reasons: dict[str, int] = {}
     for broken in outside.broken:
         reasons[" and ".join(broken)] = reasons.get(" and ".join(broken), 0) + 1
-    return {"length": length, "in_distribution": len(inside.rows), "out_of_distribution": len(outside.rows), "broken": reasons}
+    return {
+        "length": length,
+        "in_distribution": len(inside.rows),
+        "out_of_distribution": len(outside.rows),
+        "broken": reasons,
+    }

@@ -44,7 +44,9 @@ class Run:
         """One of certificates, measurements, trajectory, completions, verdicts."""
         path = self.directory / f"{name}.parquet"
         if not path.is_file():
-            raise UsageError(f"{self.directory} has no {path.name}: it is no finished run; lmtest run … --resume finishes it")
+            raise UsageError(
+                f"{self.directory} has no {path.name}: it is no finished run; lmtest run … --resume finishes it"
+            )
         try:
             return pd.read_parquet(path)
         except (OSError, ValueError) as error:
@@ -133,7 +135,9 @@ def open_directory(directory: Path, resolved: dict[str, Any], config_text: str, 
             )
         return
     if occupied:
-        raise UsageError(f"{directory} is no run directory (it has files, but no resolved.json): name another with --out")
+        raise UsageError(
+            f"{directory} is no run directory (it has files, but no resolved.json): name another with --out"
+        )
     atomic.write_text(directory / "config.toml", config_text)
     atomic.write_json(path, resolved)
 
@@ -206,4 +210,3 @@ class Log:
         line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": event, **fields}, ensure_ascii=False)
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(line + "\n")
-

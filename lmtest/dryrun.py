@@ -45,7 +45,9 @@ def dry_run(name: str, study: Study, language: Language, jobs: int, device: str)
                 update_seconds[kind] = (time.perf_counter() - began) / TIMED_UPDATES
         parameters = study.models[cell.model].n_parameters(language.vocabulary)
         seconds = update_seconds[kind] * study.training.steps
-        rows.append((cell.model, cell.variant, list(cell.seeds), parameters, study.training.steps, round(seconds, 1)))
+        rows.append((cell.model, cell.variant, list(cell.seeds), parameters, study.training.steps, round(seconds, 3)))
     table = pd.DataFrame(rows, columns=["model", "variant", "seeds", "parameters", "steps", "training_seconds"])
     parallel = min(jobs, len(table))
-    return DryRun(table, attainability(study.claims, len(study.seed_list)), float(table["training_seconds"].sum()) / parallel)
+    return DryRun(
+        table, attainability(study.claims, len(study.seed_list)), float(table["training_seconds"].sum()) / parallel
+    )

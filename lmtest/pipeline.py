@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pandas as pd
 import torch
@@ -128,10 +128,16 @@ def pick_jobs(jobs: int | None, device: str) -> int:
     """One process a core on the CPU, one on a GPU; UsageError below 1."""
     if jobs is not None and jobs < 1:
         raise UsageError(f"expected --jobs of at least 1, found {jobs}")
-    return jobs or (1 if device == "cuda" else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    return jobs or (
+        1
+        if device == "cuda"
+        else len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 1
+    )
 
 
-def _environment(where: Path, device: str, jobs: int) -> dict[str, object]:
+def _environment(where: Path, device: str, jobs: int) -> dict[str, Any]:
     """env.json of this session; the seconds of the sessions before it are carried on."""
     environment = directory.environment(device, jobs, sys.argv)
     path = where / "env.json"

@@ -120,7 +120,9 @@ def load_study(
         raise UsageError(f"{path}: {error}") from None
     for row in study.published:
         if row.variant not in study.variants:
-            raise UsageError(f"{path}: published {row.label!r}: unknown variant; {nearest(row.variant, study.variants)}")
+            raise UsageError(
+                f"{path}: published {row.label!r}: unknown variant; {nearest(row.variant, study.variants)}"
+            )
     return study, language
 
 

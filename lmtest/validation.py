@@ -40,10 +40,10 @@ def validate(model: type[Model], data: dict[str, Any], where: str) -> Model:
 
 
 def _line(model: type[BaseModel], data: Any, problem: dict[str, Any]) -> str:
-    place = [part for part in problem["loc"] if not _is_tag(part, data)]
+    place = _written(problem["loc"], data)
     path = ".".join(map(str, place))
     if problem["type"] == "extra_forbidden":
-        return f"unknown key {path!r}; {nearest(str(place[-1]), _known_keys(model, data, place[:-1]))}"
+        return f"unknown key {path!r}; {nearest(str(place[-1]), _known_keys(model, list(problem['loc'])[:-1]))}"
     if problem["type"] == "missing":
         return f"the key {path!r} is missing"
     message = str(problem["msg"]).removeprefix("Value error, ")
@@ -53,32 +53,40 @@ def _line(model: type[BaseModel], data: Any, problem: dict[str, Any]) -> str:
     return f"{path!r}: {message}, found {problem['input']!r}"
 
 
-def _is_tag(part: object, data: Any) -> bool:
-    """Discriminated unions put the tag's value into the path; the user never wrote a key of that name."""
-    del data
-    return isinstance(part, str) and part.startswith(("function-", "tagged-union"))
+def _written(loc: tuple[Any, ...], data: Any) -> list[Any]:
+    """The path as the user wrote it: a discriminated union puts the tag's value in, which is no key of the data."""
+    place = []
+    for i, part in enumerate(loc):
+        if isinstance(data, dict) and part not in data and i + 1 < len(loc):
+            continue
+        place.append(part)
+        if isinstance(data, dict):
+            data = data.get(part)
+        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+            data = data[part]
+    return place
 
 
-def _known_keys(model: type[BaseModel], data: Any, place: list[Any]) -> list[str]:
-    """Field names of the table at `place`, walking through optional, list, dict and union annotations."""
+def _known_keys(model: type[BaseModel], loc: list[Any]) -> list[str]:
+    """Field names of the table at `loc`, walking through optional, list, dict and union annotations."""
     candidates: list[type[BaseModel]] = [model]
-    for part in place:
-        following: list[type[BaseModel]] = []
-        for candidate in candidates:
-            field = candidate.model_fields.get(str(part))
-            if field is not None:
-                following += _models(field.annotation)
+    for part in loc:
+        following = [
+            inner
+            for candidate in candidates
+            if (field := candidate.model_fields.get(str(part))) is not None
+            for inner in _models(field.annotation)
+        ]
         # A list index, a name chosen by the user, or a union's tag: the same tables still apply.
         candidates = following or candidates
-        tagged = [c for c in candidates if any(_tag(c, key) == part for key in ("kind", "law", "objective"))]
-        candidates = tagged or candidates
+        candidates = [candidate for candidate in candidates if part in _tags(candidate)] or candidates
     return sorted({name for candidate in candidates for name in candidate.model_fields})
 
 
-def _tag(model: type[BaseModel], key: str) -> object:
-    field = model.model_fields.get(key)
-    arguments = getattr(field.annotation, "__args__", ()) if field else ()
-    return arguments[0] if len(arguments) == 1 else None
+def _tags(model: type[BaseModel]) -> list[Any]:
+    """Values of the fields that can only have one: the tags by which unions tell their members apart."""
+    arguments = (getattr(field.annotation, "__args__", ()) for field in model.model_fields.values())
+    return [value for values in arguments if len(values) == 1 for value in values]
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

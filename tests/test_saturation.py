@@ -59,7 +59,9 @@ def test_the_exact_sum_is_the_definition(anbn_small: Language) -> None:
     np.testing.assert_allclose(kl(anbn_small, model), expected, atol=1e-10)
 
 
-def test_draws_estimate_the_exact_sum_within_their_interval(anbn_small: Language, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_draws_estimate_the_exact_sum_within_their_interval(
+    anbn_small: Language, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = TransformerConfig(layers=1, width=8, heads=2, feed_forward=8).build(anbn_small.vocabulary, range(20))
     exact = kl(anbn_small, model)
     monkeypatch.setattr(type(anbn_small), "support", lambda self, limit=0: None)
@@ -73,7 +75,7 @@ def test_draws_estimate_the_exact_sum_within_their_interval(anbn_small: Language
 
 def test_per_position_terms_are_never_negative(anbn_small: Language) -> None:
     model = TransformerConfig(layers=1, width=8, heads=2, feed_forward=8).build(anbn_small.vocabulary, [0])
-    rows = [row for row in anbn_small.sample_ids(50, generator(1, "test"))]
+    rows = anbn_small.sample_ids(50, generator(1, "test"))
     assert bool((string_kl(anbn_small, model, rows) >= 0).all())
     assert bool((string_kl(anbn_small, anbn_small, rows) >= 0).all())
 

@@ -74,7 +74,9 @@ class RuleExtrapolation:
         """
         measurements, completions = [], []
         for decoding in self.config.decodings:
-            outcomes = {name: self._outcomes(model, prompts, decoding, seed) for name, prompts in self.prompt_sets.items()}
+            outcomes = {
+                name: self._outcomes(model, prompts, decoding, seed) for name, prompts in self.prompt_sets.items()
+            }
             for name, outcome in outcomes.items():
                 completions.append(self._completion_table(self.prompt_sets[name], outcome, decoding, seeds))
             ood = [outcomes[name] for name in ("ood_trained", "ood_heldout")]

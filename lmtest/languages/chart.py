@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from lmtest.languages.normal_form import NormalForm, geometric_sum
-from lmtest.languages.semiring import Log, Plain, Semiring
+from lmtest.languages.semiring import Plain, Semiring
 
 CHUNK_NUMBERS = 4_000_000
 """How many numbers the largest table of a chunk of strings may hold (8 bytes each)."""
@@ -67,7 +67,7 @@ def left_corners(form: NormalForm, law: torch.Tensor | None, ring: Semiring) -> 
     step = torch.full((len(law), size, size), ring.zero, dtype=torch.float64)
     for length in range(1, len(law)):
         opened = ring.matmul(law[length], ring.of(right.T))  # [P]
-        pairs = ring.mul(ring.of((unit @ binary)), opened)  # [K, P]
+        pairs = ring.mul(ring.of(unit @ binary), opened)  # [K, P]
         step[length] = ring.matmul(pairs, ring.of(left))
     chains = torch.full_like(step, ring.zero)
     chains[0] = ring.of(unit)
@@ -90,16 +90,14 @@ def weights(form: NormalForm, limit: int | None, ring: Semiring, scale: float = 
     else:
         within = torch.cat([torch.tensor([form.empty], dtype=torch.float64).log(), ring.log(law[1:, 0])])
         log_norm = float(within.logsumexp(0))
-        forward_lexical = (
-            forward_lexical.cumsum(0) if ring is Plain else forward_lexical.logcumsumexp(0)
-        )
-    tables = dict(
-        right_onehot=ring.of(torch.from_numpy(form.right)),
-        inside_lexical=ring.of(torch.from_numpy(form.unit_closure) @ lexical),
-        inside_binary=ring.of(torch.from_numpy((form.unit_closure @ form.binary).T)),
-        forward_binary=ring.matmul(corners, ring.of(torch.from_numpy(form.binary))),
-        forward_lexical=forward_lexical,
-    )
+        forward_lexical = forward_lexical.cumsum(0) if ring is Plain else forward_lexical.logcumsumexp(0)
+    tables = {
+        "right_onehot": ring.of(torch.from_numpy(form.right)),
+        "inside_lexical": ring.of(torch.from_numpy(form.unit_closure) @ lexical),
+        "inside_binary": ring.of(torch.from_numpy((form.unit_closure @ form.binary).T)),
+        "forward_binary": ring.matmul(corners, ring.of(torch.from_numpy(form.binary))),
+        "forward_lexical": forward_lexical,
+    }
     left, right = torch.from_numpy(form.pairs).unbind(1)
     sound = ring.exact(*tables.values(), *([] if law is None else [law]))
     return Weights(ring, limit, scale, left, right, empty=form.empty, log_norm=log_norm, exact=sound, **tables)
@@ -112,8 +110,12 @@ def inside(w: Weights, symbols: torch.Tensor) -> tuple[torch.Tensor, torch.Tenso
     """
     ring, (batch, n) = w.ring, symbols.shape
     size, pairs = w.right_onehot.shape[1], len(w.left)
-    by_start = torch.full((batch, n, n + 1, pairs), ring.zero, dtype=torch.float64)  # left children, by start and length
-    by_end = torch.full((batch, n + 1, n, pairs), ring.zero, dtype=torch.float64)  # right children, by end and n − length
+    by_start = torch.full(
+        (batch, n, n + 1, pairs), ring.zero, dtype=torch.float64
+    )  # left children, by start and length
+    by_end = torch.full(
+        (batch, n + 1, n, pairs), ring.zero, dtype=torch.float64
+    )  # right children, by end and n − length
     chart = torch.full((batch, n + 1, n, size), ring.zero, dtype=torch.float64)
     for length in range(1, n + 1):
         starts = n - length + 1
@@ -218,6 +220,3 @@ def chunks(lengths: torch.Tensor, n_pairs: int, size: int, limit: int | None) ->
         parts.append(order[start:stop])
         start = stop
     return parts
-
-
-__all__ = ["Log", "Plain", "Weights", "chunks", "inside", "joint_next", "length_law", "weights"]

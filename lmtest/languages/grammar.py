@@ -62,7 +62,9 @@ def read(text: str) -> Grammar:
     try:
         start, rules = read_grammar(text, standard_nonterm_parser, probabilistic=True)
     except ValueError as error:
-        raise UsageError(f"cannot read the grammar: {error}. Write rules as  S -> 'a' S 'b' [0.5] | 'a' 'b' [0.5]") from None
+        raise UsageError(
+            f"cannot read the grammar: {error}. Write rules as  S -> 'a' S 'b' [0.5] | 'a' 'b' [0.5]"
+        ) from None
     written: dict[str, dict[tuple[object, ...], float]] = defaultdict(lambda: defaultdict(float))
     zeros = [rule for rule in rules if rule.prob() == 0]
     stated_zeros = re.findall(r"\[0*\.?0*\]", re.sub(r"'[^']*'|\"[^\"]*\"", "", text))
@@ -76,8 +78,10 @@ def read(text: str) -> Grammar:
         if abs(total - 1) > SUM_TOLERANCE:
             raise UsageError(f"the probabilities of {name!r} sum to {total:.10g}, not to 1; they are taken as written")
         for symbol in (symbol for rhs in alternatives for symbol in rhs if not isinstance(symbol, tuple)):
-            if symbol not in written:
-                raise UsageError(f"nonterminal {symbol!r} in a rule of {name!r} has no rule; {nearest(symbol, written)}")
+            if str(symbol) not in written:
+                raise UsageError(
+                    f"nonterminal {symbol!r} in a rule of {name!r} has no rule; {nearest(str(symbol), written)}"
+                )
     return _check(str(start.symbol()), written)
 
 
@@ -103,7 +107,9 @@ def _check(start: str, written: dict[str, dict[tuple[object, ...], float]]) -> G
     if 0 not in productive:
         raise UsageError(f"the language is empty: {start!r} produces no string")
     if barren := [name for i, name in enumerate(names) if i not in productive]:
-        raise UsageError(f"nonterminal {barren[0]!r} is reached from {start!r} but produces no string; remove its rules")
+        raise UsageError(
+            f"nonterminal {barren[0]!r} is reached from {start!r} but produces no string; remove its rules"
+        )
     if spectral_radius(grammar.mean_matrix()) > 1 + SUM_TOLERANCE:
         mass = least_root(grammar, grammar.productions)[0]
         raise UsageError(

@@ -34,12 +34,12 @@ class NormalForm:
     @cached_property
     def left(self) -> np.ndarray:
         """[P, K] one-hot of each pair's first nonterminal."""
-        return np.eye(len(self.mass))[self.pairs[:, 0]]
+        return np.asarray(np.eye(len(self.mass))[self.pairs[:, 0]])
 
     @cached_property
     def right(self) -> np.ndarray:
         """[P, K] one-hot of each pair's second nonterminal."""
-        return np.eye(len(self.mass))[self.pairs[:, 1]]
+        return np.asarray(np.eye(len(self.mass))[self.pairs[:, 1]])
 
 
 def reachable(matrix: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from lmtest.languages.base import SUPPORT_LIMIT, Language, Support, enumerate_su
 from lmtest.languages.normal_form import NormalForm, geometric_sum, normal_form, reachable
 from lmtest.languages.rules import Rule
 from lmtest.languages.sampling import sample_derivations, sample_within
+from lmtest.languages.semiring import Log, Plain
 
 MOST_SYMBOLS = 10_000_000
 """An unbounded sampler stops with an error here rather than fill the memory (critical grammars have no mean length)."""
@@ -48,11 +49,11 @@ class Pcfg(Language):
 
     @cached_property
     def _plain(self) -> chart.Weights:
-        return chart.weights(self.form, self.max_length, chart.Plain, scale=self._typical_log_weight())
+        return chart.weights(self.form, self.max_length, Plain, scale=self._typical_log_weight())
 
     @cached_property
     def _log(self) -> chart.Weights:
-        return chart.weights(self.form, self.max_length, chart.Log)
+        return chart.weights(self.form, self.max_length, Log)
 
     def _typical_log_weight(self) -> float:
         """Nats that one symbol costs in a typical string: what the plain chart divides by."""
@@ -87,7 +88,7 @@ class Pcfg(Language):
     def _length_law(self) -> np.ndarray:
         """[max_length + 1, K]: non-empty strings of each nonterminal by length, unnormalised."""
         assert self.max_length is not None
-        return np.asarray(chart.length_law(self.form, self.max_length, chart.Plain).numpy())
+        return np.asarray(chart.length_law(self.form, self.max_length, Plain).numpy())
 
     def mean_length(self) -> float:
         if self.max_length is None:

@@ -60,7 +60,9 @@ def parse_template(text: str) -> list[Block]:
         raw = (item["exponent"] or "1").strip("{}").strip()
         exponent = _EXPONENT.match(raw)
         if not word or exponent is None or not raw or exponent["times"] == "0":
-            raise UsageError(f"cannot read {item[0].strip()!r} in the template: expected an exponent such as n, 2n, n+1, 3")
+            raise UsageError(
+                f"cannot read {item[0].strip()!r} in the template: expected an exponent such as n, 2n, n+1, 3"
+            )
         times = int(exponent["times"] or 1) if exponent["variable"] else 0
         blocks.append(Block(word, exponent["variable"], times, int(exponent["plus"] or 0)))
     if not blocks:
@@ -86,9 +88,13 @@ class Template(Language):
         self.blocks = parse_template(template)
         self.variables = tuple(dict.fromkeys(b.variable for b in self.blocks if b.variable is not None))
         if missing := [v for v in self.variables if v not in laws]:
-            raise UsageError(f"the exponent {missing[0]!r} has no law; add  {missing[0]} = {{ law = \"uniform\", low = 1, high = 16 }}")
+            raise UsageError(
+                f'the exponent {missing[0]!r} has no law; add  {missing[0]} = {{ law = "uniform", low = 1, high = 16 }}'
+            )
         if unknown := [v for v in laws if v not in self.variables]:
-            raise UsageError(f"a law for {unknown[0]!r}, which is no exponent of {template!r}; exponents: {' '.join(self.variables)}")
+            raise UsageError(
+                f"a law for {unknown[0]!r}, which is no exponent of {template!r}; exponents: {' '.join(self.variables)}"
+            )
         self.laws = [laws[v] for v in self.variables]
         symbols = tuple(dict.fromkeys(s for b in self.blocks for s in b.word))
         super().__init__(symbols, name=name, title=title, source=source, max_length=max_length, rules=rules)

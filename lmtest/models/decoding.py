@@ -111,7 +111,9 @@ class _Noise:
                 occurrences[row] = which = occurrences.get(row, -1) + 1
                 name = ",".join(map(str, row))
                 blocks.append(
-                    np.stack([generator(self.seed, "decoding", s, name, which).gumbel(size=self.size) for s in self.seeds])
+                    np.stack(
+                        [generator(self.seed, "decoding", s, name, which).gumbel(size=self.size) for s in self.seeds]
+                    )
                 )
             self.numbers = torch.from_numpy(np.stack(blocks, 1))  # [S, N, steps, V]
         return self.numbers[:, :, step]

@@ -42,7 +42,9 @@ Dropout = Sequence[torch.Generator]
 class StackedModel(ABC):
     """S models over one vocabulary; `parameters` are named tensors [S, …], seed s owns row s of each."""
 
-    def __init__(self, vocabulary: Vocabulary, seeds: Sequence[int], shapes: dict[str, Shape], device: str = "cpu") -> None:
+    def __init__(
+        self, vocabulary: Vocabulary, seeds: Sequence[int], shapes: dict[str, Shape], device: str = "cpu"
+    ) -> None:
         self.vocabulary, self.seeds, self.device = vocabulary, tuple(seeds), torch.device(device)
         generators = [torch_generator(seed, "initialisation") for seed in self.seeds]
         self.parameters = {

@@ -68,7 +68,9 @@ class Cache:
 class Transformer(StackedModel):
     """See the module's docstring; initialised like torch's own layers, embeddings to unit variance after × √D."""
 
-    def __init__(self, config: TransformerConfig, vocabulary: Vocabulary, seeds: Sequence[int], device: str = "cpu") -> None:
+    def __init__(
+        self, config: TransformerConfig, vocabulary: Vocabulary, seeds: Sequence[int], device: str = "cpu"
+    ) -> None:
         self.config = config
         d, f = config.width, config.feed_forward
         shapes = {"embedding": Shape((vocabulary.n_inputs, d), "normal", 1.0)}
@@ -164,7 +166,13 @@ class Transformer(StackedModel):
         return drop(x, c.dropout, dropout)
 
     def _layer(
-        self, i: int, x: Tensor, positions: Tensor, visible: Tensor | None, memory: Tensor | None, dropout: Dropout | None
+        self,
+        i: int,
+        x: Tensor,
+        positions: Tensor,
+        visible: Tensor | None,
+        memory: Tensor | None,
+        dropout: Dropout | None,
     ) -> Tensor:
         rate = self.config.dropout
 
@@ -181,7 +189,13 @@ class Transformer(StackedModel):
         return self._norm(f"layers.{i}.norm2", x + feed_forward(x))
 
     def _attend(
-        self, i: int, x: Tensor, positions: Tensor, visible: Tensor | None, memory: Tensor | None, dropout: Dropout | None
+        self,
+        i: int,
+        x: Tensor,
+        positions: Tensor,
+        visible: Tensor | None,
+        memory: Tensor | None,
+        dropout: Dropout | None,
     ) -> Tensor:
         s, b, t, d = x.shape
         h = self.config.heads
@@ -191,7 +205,9 @@ class Transformer(StackedModel):
             q, k = rotate(q, positions), rotate(k, positions)
         if memory is not None:  # [2, S, B, H, keys, D/H]
             rows = torch.arange(b, device=x.device)[:, None]
-            memory[0][:, rows, :, positions] = k.permute(1, 3, 0, 2, 4)  # advanced indices come first: [B, T, S, H, D/H]
+            memory[0][:, rows, :, positions] = k.permute(
+                1, 3, 0, 2, 4
+            )  # advanced indices come first: [B, T, S, H, D/H]
             memory[1][:, rows, :, positions] = v.permute(1, 3, 0, 2, 4)
             k, v = memory
         if dropout is not None and self.config.dropout > 0:

@@ -68,6 +68,9 @@ def loss_against_rule_extrapolation(run: RunTables) -> Figure | None:
         ax.axvspan(run.epsilon, low, color=BAND, lw=0, zorder=0)
         ax.axvline(run.epsilon, color=FAINT, lw=0.8, zorder=1)
         above(ax, run.epsilon, f" ε = {run.epsilon:g}: saturated", "left")
+        # On a log axis the floor itself lies infinitely far to the right: the edge stands for it.
+        ax.axvline(low, color=INK, lw=2.2, zorder=1, clip_on=False)
+        above(ax, low, f"floor {run.floor:.4g} nats →", "center")
         labels = []
         for variant, colour in colours(run).items():
             last = select(ends, model=model, variant=variant)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
@@ -14,8 +15,8 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from lmtest.report.tables import RunTables
 
 INK, SOFT, FAINT, BAND = "#222222", "#555555", "#8a8a8a", "#eef1f4"
-# Okabe and Ito's colours, told apart with any kind of colour vision; yellow is left out, too pale for text.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#AA4499", "#B8860B", "#56B4E9", SOFT)
+# Told apart with any kind of colour vision; no pale ones, for the labels are in these colours too.
+PALETTE = (*seaborn.color_palette("colorblind").as_hex()[:4], "#B8860B", "#56B4E9", SOFT)
 KEPT, BROKEN, UNFINISHED, BLANK = "#2d2a5c", "#e3b25f", "#d9d9d9", "#ffffff"
 REFERENCE_LABELS = {
     "language": "the language",

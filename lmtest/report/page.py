@@ -105,7 +105,7 @@ def num(value: Any, digits: int = 3) -> str:
         return "–"
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
-    small = value != 0 and abs(value) < 10 ** (1 - digits)
+    small = digits > 1 and value != 0 and abs(value) < 10 ** (1 - digits)
     return (f"{value:#.{digits - 1}g}" if small else f"{value:.{digits}f}").replace("-", "−")
 
 

@@ -44,7 +44,7 @@ def save(
 def load(path: Path, identity: Mapping[str, Any]) -> tuple[Progress, dict[str, Tensor], dict[str, Tensor]]:
     """Progress, parameters, optimiser state; UsageError where the file is damaged or belongs to another model."""
     try:
-        with safetensors.safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+        with safetensors.safe_open(path, framework="pt") as file:
             metadata = json.loads(file.metadata()[METADATA])
             tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         progress = Progress(**metadata["progress"])
@@ -60,5 +60,8 @@ def load(path: Path, identity: Mapping[str, Any]) -> tuple[Progress, dict[str, T
             f"found {found.get(wrong[0])}; give a fresh --out, or undo the change"
         )
     progress.stopped = {int(row): step for row, step in progress.stopped.items()}
-    parts = {prefix: {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)} for prefix in ("model.", "optimizer.")}
+    parts = {
+        prefix: {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        for prefix in ("model.", "optimizer.")
+    }
     return progress, parts["model."], parts["optimizer."]

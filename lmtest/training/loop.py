@@ -132,14 +132,18 @@ class Steps:
             support = language.support()
             if support is None:
                 raise UsageError(
-                    f"batch = \"support\" needs a language whose strings can be listed; {language.name} has too many: "
+                    f'batch = "support" needs a language whose strings can be listed; {language.name} has too many: '
                     "give a number of fresh strings per step, such as batch = 128"
                 )
             self.support = self._whole(support).to(model.device)
         targets = objective.targets(language, prompts)
-        self.shown = None if targets is None else completion_batch(language.vocabulary, prompts, targets).to(model.device)
+        self.shown = (
+            None if targets is None else completion_batch(language.vocabulary, prompts, targets).to(model.device)
+        )
         self.parameters = list(model.parameters.values())
-        self.adam = torch.optim.AdamW(self.parameters, lr=1.0, betas=(0.9, config.beta2), weight_decay=config.weight_decay, fused=True)
+        self.adam = torch.optim.AdamW(
+            self.parameters, lr=1.0, betas=(0.9, config.beta2), weight_decay=config.weight_decay, fused=True
+        )
 
     def update(self, step: int, stopped: Sequence[int]) -> float:
         """One step of every seed but the `stopped` ones; returns the excess of the loss over the floor, nats per string."""

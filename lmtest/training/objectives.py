@@ -70,7 +70,9 @@ def keeper_completions(language: Language, prompts: Sequence[Row]) -> list[Row]:
     """The rule keeper's completion of each impossible prompt, without EOS."""
     done = decode(RuleKeeper(language), language.vocabulary, prompts, LONGEST_COMPLETION, "greedy", seed=0)
     if not bool(done.finished.all()):
-        raise UsageError(f"{language.name}: the rules leave a prompt without a completion of {LONGEST_COMPLETION} symbols")
+        raise UsageError(
+            f"{language.name}: the rules leave a prompt without a completion of {LONGEST_COMPLETION} symbols"
+        )
     return [tuple(row[:n].tolist()) for row, n in zip(done.tokens[0], done.lengths[0], strict=True)]
 
 

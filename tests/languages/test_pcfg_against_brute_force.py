@@ -9,8 +9,6 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, find, given, settings
-
 from brute_force import (
     EOS,
     Grammar,
@@ -31,6 +29,7 @@ from brute_force import (
     truth_within,
     words,
 )
+from hypothesis import HealthCheck, Phase, find, given, settings
 
 GRAMMARS = {
     "catalan": "S -> S S [0.3] | a [0.7]",

@@ -6,10 +6,10 @@ import math
 from pathlib import Path
 
 import pytest
+from brute_force import load, write_language
 
 from lmtest.errors import UsageError
 from lmtest.languages import load_language
-from brute_force import load, write_language
 
 FINE = "S -> 'a' S 'b' [0.5] | 'a' 'b' [0.5]"
 TEMPLATE = {"kind": "template", "template": "a^n b^n"}

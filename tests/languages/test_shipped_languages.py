@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from brute_force import words
 
 from lmtest.languages import load_language
-from brute_force import words
 
 FOLDER = Path(__file__).parents[2] / "grammars"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.toml"))

@@ -9,7 +9,6 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-
 from brute_force import (
     EOS,
     Part,

@@ -16,7 +16,9 @@ VOCABULARY = Vocabulary(("a", "b", "c"))
 KINDS = list(itertools.product(["none", "sinusoidal", "learned", "rotary"], ["pre", "post"]))
 
 
-def small(positions: str = "sinusoidal", norm: str = "post", seeds: tuple[int, ...] = (3, 5), **more: object) -> Transformer:
+def small(
+    positions: str = "sinusoidal", norm: str = "post", seeds: tuple[int, ...] = (3, 5), **more: object
+) -> Transformer:
     table = {"layers": 2, "width": 12, "heads": 3, "feed_forward": 20, "positions": positions, "norm": norm, **more}
     return validate(TransformerConfig, table, "test").build(VOCABULARY, seeds)
 
@@ -74,7 +76,9 @@ def test_a_stack_of_seeds_is_its_seeds_alone(positions: str, norm: str) -> None:
     tokens = strings()
     together = small(positions, norm, (3, 5)).next_log_probs(tokens)
     for i, seed in enumerate((3, 5)):
-        torch.testing.assert_close(small(positions, norm, (seed,)).next_log_probs(tokens)[0], together[i], atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            small(positions, norm, (seed,)).next_log_probs(tokens)[0], together[i], atol=1e-6, rtol=0
+        )
     assert (together[0] - together[1]).abs().max() > 1e-2
 
 

@@ -177,7 +177,9 @@ def test_training_lowers_the_loss_towards_the_floor(anbn_small: Language, tmp_pa
     seen: list[float] = []
     stack = build(anbn_small)
     config = TrainingConfig(steps=60)
-    train(stack, anbn_small, NORMAL, [], config, tmp_path / "a", IDENTITY, report=lambda step, excess: seen.append(excess))
+    train(
+        stack, anbn_small, NORMAL, [], config, tmp_path / "a", IDENTITY, report=lambda step, excess: seen.append(excess)
+    )
     assert min(seen) > -1e-5
     assert seen[-1] < 0.5 * seen[0]
 
@@ -194,7 +196,15 @@ def test_a_truncated_checkpoint_says_so(anbn_small: Language, tmp_path: Path) ->
 def test_a_checkpoint_of_another_vocabulary_is_refused(anbn_small: Language, tmp_path: Path) -> None:
     run(anbn_small, tmp_path / "a")
     with pytest.raises(UsageError, match=r"another vocabulary: expected \['a', 'c'\], found \['a', 'b'\]"):
-        train(build(anbn_small), anbn_small, NORMAL, [], TrainingConfig(steps=24), tmp_path / "a", {"vocabulary": ["a", "c"]})
+        train(
+            build(anbn_small),
+            anbn_small,
+            NORMAL,
+            [],
+            TrainingConfig(steps=24),
+            tmp_path / "a",
+            {"vocabulary": ["a", "c"]},
+        )
 
 
 def test_a_language_without_a_listable_support_needs_a_batch_size(tmp_path: Path) -> None:

@@ -1,0 +1,169 @@
+"""The command line: verbs, exit codes, machine-readable output, errors in one line."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lmtest import cli
+from lmtest.pipeline import run_study
+
+RUNS = Path(__file__).parent.parent / "runs"
+TINY = (
+    *("training.steps=6", "training.probe_every=6", "models.transformer.layers=1", "models.transformer.width=8"),
+    *(
+        "models.transformer.heads=2",
+        "models.transformer.feed_forward=8",
+        "evaluators.rule_extrapolation.prompt_length=3",
+    ),
+    *("evaluators.rule_extrapolation.max_new_tokens=6", "evaluators.rule_extrapolation.samples=10"),
+)
+
+
+def lmtest(monkeypatch: pytest.MonkeyPatch, *words: str | Path) -> int:
+    monkeypatch.setattr("sys.argv", ["lmtest", *map(str, words)])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    return int(exit_.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("cli") / "run"
+    return run_study(RUNS / "rule_extrapolation.toml", out=out, overrides=TINY, seeds="0-1", jobs=1).directory
+
+
+def test_version_and_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert lmtest(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out.strip() == "0.1.0"
+    assert lmtest(monkeypatch, "--help") == 0
+    text = capsys.readouterr().out
+    for verb in ("run", "languages", "describe", "sample", "report", "claims", "compare"):
+        assert verb in text
+
+
+def test_languages_lists_what_is_shipped(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert lmtest(monkeypatch, "languages", "--json") == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert {"anbn", "anbn_small", "anbn_geometric", "dyck2", "palindromes", "sums", "english_small"} <= set(rows)
+    assert rows["anbn"]["entropy"] == pytest.approx(4.852030263919617)
+    assert lmtest(monkeypatch, "languages") == 0
+
+
+def test_describe_tells_prompts_and_floor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert lmtest(monkeypatch, "describe", "anbn", "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["prompts"] == {
+        "length": 8,
+        "in_distribution": 5,
+        "out_of_distribution": 251,
+        "broken": {"R2": 247, "joint": 4},
+    }
+    assert facts["entropy"]["exact"] is True
+    assert lmtest(monkeypatch, "describe", "anbn") == 0
+    assert "ln" not in capsys.readouterr().err
+
+
+def test_sample_draws_the_same_strings_for_the_same_seed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outputs = []
+    for _ in range(2):
+        assert lmtest(monkeypatch, "sample", "dyck2", "-n", "5", "--seed", "3", "--json") == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1]
+    assert len(json.loads(outputs[0])) == 5
+
+
+def test_claims_exits_with_4_where_one_is_undecided(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], finished: Path
+) -> None:
+    assert lmtest(monkeypatch, "claims", finished, "--json") == 4
+    assert len(json.loads(capsys.readouterr().out)) == 6
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "code"), [(["supported"], 0), (["supported", "undecided"], 4), (["undecided", "refuted"], 3)]
+)
+def test_claims_exit_code_is_the_worst_verdict(
+    monkeypatch: pytest.MonkeyPatch, finished: Path, tmp_path: Path, verdicts: list[str], code: int
+) -> None:
+    import pandas as pd
+
+    table = pd.read_parquet(finished / "verdicts.parquet").head(len(verdicts)).assign(verdict=verdicts)
+    table.to_parquet(tmp_path / "verdicts.parquet")
+    assert lmtest(monkeypatch, "claims", tmp_path) == code
+
+
+def test_report_and_compare(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], finished: Path
+) -> None:
+    (finished / "report.html").unlink()
+    assert lmtest(monkeypatch, "report", finished) == 0
+    assert (finished / "report.html").is_file()
+    capsys.readouterr()
+    assert lmtest(monkeypatch, "compare", finished, finished, "--json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert rows
+    assert all(row["difference"] in (0.0, None) for row in rows)
+
+
+def test_dry_run_shows_cells_cost_and_attainability(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sets = [word for key in TINY for word in ("--set", key)]
+    assert (
+        lmtest(monkeypatch, "run", RUNS / "rule_extrapolation.toml", "--dry-run", "--json", "--seeds", "0-3", *sets)
+        == 0
+    )
+    plan = json.loads(capsys.readouterr().out)
+    assert len(plan["cells"]) == 3
+    assert plan["seconds"] > 0
+    attainable = {row["claim"]: row["attainable"] for row in plan["claims"]}
+    assert not attainable["rule_extrapolation/normal_beats_chance"]  # 4 seeds: 1/16 at best
+    assert attainable["rule_extrapolation/equal_loss"]
+    assert lmtest(monkeypatch, "run", RUNS / "rule_extrapolation.toml", "--dry-run", "--json", *sets) == 0
+    assert all(row["attainable"] for row in json.loads(capsys.readouterr().out)["claims"])
+    assert not list(tmp_path.iterdir())  # nothing was run
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "nope.toml"], "cannot read nope.toml"),
+        (["describe", "anbm"], "did you mean 'anbn'?"),
+        (["claims", "nowhere"], "no run directory 'nowhere'"),
+        (["run", "MAIN", "--set", "training.stepz=5"], "unknown key 'training.stepz'; did you mean 'steps'?"),
+        (["run", "MAIN", "--set", "training.steps=0"], "training.steps"),
+        (["run", "MAIN", "--set", "nonsense"], "write key=value"),
+        (["run", "MAIN", "--set", "models.transformer.width=30"], "expected heads to divide width"),
+        (["run", "MAIN", "--set", "models.transformer.architecture=gru"], "architecture"),
+        (["run", "MAIN", "--set", "variants.oracle.objective=orakel"], "orakel"),
+        (["run", "MAIN", "--set", "claims.0.marginn=1"], "did you mean 'margin'?"),
+        (["run", "MAIN", "--set", 'claims.0.variants=["normal","orcale"]'], "did you mean 'oracle'?"),
+        (["run", "MAIN", "--set", "evaluators.rule_extrapolation.prompt_length=0"], "prompt length of at least 1"),
+        (["run", "MAIN", "--set", "language=palindromes"], "has no rules"),
+        (["run", "MAIN", "--seeds", "7-"], "cannot read the seeds"),
+        (["run", "MAIN", "--seeds", "3,3"], "distinct seeds"),
+        (["run", "MAIN", "--device", "tpu"], "expected auto, cpu or cuda"),
+        (["run", "MAIN", "--jobs", "0"], "at least 1, found 0"),
+        (["sample", "anbn", "-n", "-3"], "found -3"),
+        (["frobnicate"], "No such command"),
+        (["run"], "Missing argument"),
+    ],
+)
+def test_wrong_usage_is_one_clear_line_and_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, words: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main = str(RUNS / "rule_extrapolation.toml")
+    assert lmtest(monkeypatch, *(main if word == "MAIN" else word for word in words)) == 2
+    errors = capsys.readouterr().err
+    assert message in " ".join(errors.split())
+    assert "Traceback" not in errors
+    assert not list(tmp_path.iterdir())  # nothing was begun
+
+
+def test_an_existing_output_folder_is_exit_code_2(monkeypatch: pytest.MonkeyPatch, finished: Path) -> None:
+    assert lmtest(monkeypatch, "run", RUNS / "rule_extrapolation.toml", "--out", finished) == 2
