@@ -4,20 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from tiny import MAIN, TINY
 
 from lmtest import cli
 from lmtest.pipeline import run_study
-
-RUNS = Path(__file__).parent.parent / "runs"
-TINY = (
-    *("training.steps=6", "training.probe_every=6", "models.transformer.layers=1", "models.transformer.width=8"),
-    *(
-        "models.transformer.heads=2",
-        "models.transformer.feed_forward=8",
-        "evaluators.rule_extrapolation.prompt_length=3",
-    ),
-    *("evaluators.rule_extrapolation.max_new_tokens=6", "evaluators.rule_extrapolation.samples=10"),
-)
 
 
 def lmtest(monkeypatch: pytest.MonkeyPatch, *words: str | Path) -> int:
@@ -30,7 +20,7 @@ def lmtest(monkeypatch: pytest.MonkeyPatch, *words: str | Path) -> int:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("cli") / "run"
-    return run_study(RUNS / "rule_extrapolation.toml", out=out, overrides=TINY, seeds="0-1", jobs=1).directory
+    return run_study(MAIN, out=out, overrides=TINY, seeds="0-1", jobs=1).directory
 
 
 def test_version_and_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,17 +103,14 @@ def test_dry_run_shows_cells_cost_and_attainability(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     sets = [word for key in TINY for word in ("--set", key)]
-    assert (
-        lmtest(monkeypatch, "run", RUNS / "rule_extrapolation.toml", "--dry-run", "--json", "--seeds", "0-3", *sets)
-        == 0
-    )
+    assert lmtest(monkeypatch, "run", MAIN, "--dry-run", "--json", "--seeds", "0-3", *sets) == 0
     plan = json.loads(capsys.readouterr().out)
-    assert len(plan["cells"]) == 3
+    assert len(plan["cells"]) == 6
     assert plan["seconds"] > 0
     attainable = {row["claim"]: row["attainable"] for row in plan["claims"]}
     assert not attainable["rule_extrapolation/normal_beats_chance"]  # 4 seeds: 1/16 at best
     assert attainable["rule_extrapolation/equal_loss"]
-    assert lmtest(monkeypatch, "run", RUNS / "rule_extrapolation.toml", "--dry-run", "--json", *sets) == 0
+    assert lmtest(monkeypatch, "run", MAIN, "--dry-run", "--json", *sets) == 0
     assert all(row["attainable"] for row in json.loads(capsys.readouterr().out)["claims"])
     assert not list(tmp_path.iterdir())  # nothing was run
 
@@ -157,8 +144,7 @@ def test_wrong_usage_is_one_clear_line_and_exit_code_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, words: list[str], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    main = str(RUNS / "rule_extrapolation.toml")
-    assert lmtest(monkeypatch, *(main if word == "MAIN" else word for word in words)) == 2
+    assert lmtest(monkeypatch, *(str(MAIN) if word == "MAIN" else word for word in words)) == 2
     errors = capsys.readouterr().err
     assert message in " ".join(errors.split())
     assert "Traceback" not in errors
@@ -166,4 +152,4 @@ def test_wrong_usage_is_one_clear_line_and_exit_code_2(
 
 
 def test_an_existing_output_folder_is_exit_code_2(monkeypatch: pytest.MonkeyPatch, finished: Path) -> None:
-    assert lmtest(monkeypatch, "run", RUNS / "rule_extrapolation.toml", "--out", finished) == 2
+    assert lmtest(monkeypatch, "run", MAIN, "--out", finished) == 2

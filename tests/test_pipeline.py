@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from tiny import MAIN, TINY
 
 import lmtest
 from lmtest import atomic
@@ -20,19 +21,6 @@ from lmtest.errors import Interrupted, LmtestError, UsageError
 from lmtest.pipeline import Silent, run_study
 from lmtest.study import load_study
 
-MAIN = Path(__file__).parent.parent / "runs" / "rule_extrapolation.toml"
-TINY = (
-    "training.steps=20",
-    "training.probe_every=10",
-    "training.stack=2",
-    "models.transformer.layers=1",
-    "models.transformer.width=16",
-    "models.transformer.heads=2",
-    "models.transformer.feed_forward=16",
-    "evaluators.rule_extrapolation.prompt_length=4",
-    "evaluators.rule_extrapolation.max_new_tokens=12",
-    "evaluators.rule_extrapolation.samples=40",
-)
 TABLES = ("certificates", "measurements", "trajectory", "completions", "verdicts")
 
 
@@ -103,7 +91,7 @@ def test_the_end_of_the_trajectory_is_the_measurement(straight: Run) -> None:
     keys = ["variant", "seed", "measure", "prompt_set", "decoding"]
     last = straight.trajectory[straight.trajectory["step"] == 20].set_index(keys)["value"].sort_index()
     final = straight.measurements.set_index(keys)["value"].sort_index()
-    assert len(last) == 12 * 11
+    assert len(last) == 12 * 14
     pd.testing.assert_series_equal(last, final[last.index], check_exact=True)
 
 

@@ -7,7 +7,6 @@ its interval over prompts and its exact chance level.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -64,8 +63,8 @@ class RuleExtrapolation:
 
     @property
     def measures(self) -> list[str]:
-        per_rule = [[rule, f"{rule}_finished", f"{rule}_completion"] for rule in self.language.rules]
-        return [*itertools.chain.from_iterable(per_rule), "grammatical", "finish_rate"]
+        kinds = [name for rule in self.language.rules for name in (rule, f"{rule}_completion")]
+        return [*(name for kind in kinds for name in (kind, f"{kind}_finished")), "grammatical", "finish_rate"]
 
     def evaluate(self, model: LanguageModel, seeds: Sequence[int], seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Every prompt set under every decoding → measurements and completions, one row a seed (and a prompt).

@@ -213,4 +213,4 @@ class Steps:
         for name, parameter in self.model.parameters.items():
             for key in ("step", "exp_avg", "exp_avg_sq"):
                 if (value := state.get(f"{key}.{name}")) is not None:
-                    self.adam.state[parameter][key] = value.clone() if key == "step" else value.to(parameter.device)
+                    self.adam.state[parameter][key] = value.to(parameter.device, copy=True)

@@ -1,0 +1,80 @@
+"""Every command and every snippet of the README runs (studies reduced by --set), and says what the README says."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny import MAIN, ROOT, TINY
+
+import lmtest
+from lmtest import cli
+from lmtest.pipeline import run_study
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(sh|python|toml)\n(.*?)```", README, re.S)
+COMMANDS = [
+    line.split("#")[0].strip()
+    for kind, text in BLOCKS
+    if kind == "sh"
+    for line in text.splitlines()
+    if line.startswith("lmtest ")
+]
+PAPER_TINY = [
+    f"models.{model}.{key}"
+    for model in ("no_positions", "sinusoidal")
+    for key in ("layers=1", "width=8", "heads=2", "feed_forward=8")
+]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_study(MAIN, out=tmp_path_factory.mktemp("readme") / "run", overrides=TINY, seeds="0-1", jobs=1).directory
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_of_the_readme(
+    command: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    words = [str(finished) if word == "DIR" else word for word in shlex.split(command)]
+    if words[1] == "run":
+        reduced = TINY if "rule_extrapolation.toml" in command else (*TINY[:3], *PAPER_TINY, *TINY[-3:])
+        words += [word for key in reduced for word in ("--set", key)] + ["--seeds", "0-1", "--jobs", "1"]
+        words += ["--out", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    assert exit_.value.code in ((3, 4) if words[1] == "claims" else (0, None))
+    assert capsys.readouterr().out
+
+
+def test_the_python_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def reduced(file: str, **options: Any) -> Any:
+        options |= {"out": tmp_path / "out", "overrides": [*options["overrides"], *TINY], "seeds": "0-1", "jobs": 1}
+        return run_study(ROOT / file, **options)
+
+    monkeypatch.setattr(lmtest, "run_study", reduced, raising=False)
+    (code,) = (text for kind, text in BLOCKS if kind == "python")
+    names: dict[str, Any] = {}
+    exec(code, names)
+    language = names["language"]
+    assert language.next_symbol_law("aaa") == pytest.approx({"a": 13 / 14, "b": 1 / 14, "<eos>": 0.0})
+    np.testing.assert_allclose(language.log_prob(["aabb", "ba"]), [-np.log(16), -np.inf])
+    assert len(names["run"].verdicts) == 6
+
+
+def test_the_language_file_of_the_readme(tmp_path: Path) -> None:
+    (text,) = (text for kind, text in BLOCKS if kind == "toml")
+    path = tmp_path / "mine.toml"
+    path.write_text(text, encoding="utf-8")
+    mine, shipped = lmtest.load_language(path), lmtest.load_language("anbn_small")
+    assert mine.entropy() == shipped.entropy()
+    assert list(mine.rules) == list(shipped.rules)
+
+
+def test_the_picture_is_there() -> None:
+    for picture in re.findall(r"!\[.*?\]\((.*?)\)", README):
+        assert (ROOT / picture).stat().st_size > 10_000

@@ -1,0 +1,19 @@
+"""The main study made tiny: seconds instead of minutes, the same code."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+MAIN = ROOT / "runs" / "rule_extrapolation.toml"
+
+TINY = (
+    "training.steps=20",
+    "training.probe_every=10",
+    "training.stack=2",
+    "models.transformer.layers=1",
+    "models.transformer.width=16",
+    "models.transformer.heads=2",
+    "models.transformer.feed_forward=16",
+    "evaluators.rule_extrapolation.prompt_length=4",
+    "evaluators.rule_extrapolation.max_new_tokens=12",
+    "evaluators.rule_extrapolation.samples=40",
+)
