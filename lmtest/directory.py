@@ -31,7 +31,6 @@ MEASUREMENT_COLUMNS = [
     *IDENTITY,
     *("evaluator", "measure", "prompt_set", "decoding", "value", "lower", "upper", "count", "chance", "saturated"),
 ]
-TABLES = ("certificates", "measurements", "trajectory", "completions", "verdicts")
 
 
 @dataclass(frozen=True)

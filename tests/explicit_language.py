@@ -9,7 +9,7 @@ from collections import defaultdict
 import numpy as np
 import torch
 
-from lmtest.languages.base import SUPPORT_LIMIT, Language, Support
+from lmtest.languages.base import Language, Support
 from lmtest.languages.rules import compile_rules
 
 
@@ -48,9 +48,7 @@ class ExplicitLanguage(Language):
     def mean_length(self) -> float:
         return float(sum(len(row) * p for row, p in zip(self.rows, self.probabilities, strict=True)))
 
-    def support(self, limit: int = SUPPORT_LIMIT) -> Support | None:
-        if len(self.rows) > limit:
-            return None
+    def list_support(self) -> Support:
         return Support(self.rows, torch.from_numpy(np.log(self.probabilities)))
 
 

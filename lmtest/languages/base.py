@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,9 @@ import torch
 from lmtest.errors import UsageError
 from lmtest.languages.rules import Rule
 from lmtest.languages.vocabulary import String, Vocabulary, check_list
+
+Row = tuple[int, ...]
+"""A string as token ids."""
 
 SUPPORT_LIMIT = 20_000
 """Languages with at most so many strings count as small: their sums are exact."""
@@ -84,8 +88,17 @@ class Language(ABC):
         """Expected number of symbols of a string, EOS not counted; may be infinite."""
 
     @abstractmethod
+    def list_support(self) -> Support | None:
+        """All strings with their log-probabilities, or None where there are more than SUPPORT_LIMIT."""
+
+    @cached_property
+    def _support(self) -> Support | None:
+        return self.list_support()
+
     def support(self, limit: int = SUPPORT_LIMIT) -> Support | None:
-        """All strings with their log-probabilities, or None where there are more than `limit`."""
+        """All strings with their log-probabilities, or None where there are more than `limit` (at most SUPPORT_LIMIT)."""
+        support = self._support
+        return support if support is not None and len(support.rows) <= limit else None
 
     def exact_entropy(self) -> float | None:
         """Nats per string in closed form, or None where the language has none."""
@@ -144,20 +157,23 @@ class Language(ABC):
 
     def log_prob_ids(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
         """Rows of token ids → log-probabilities [N] float64."""
-        tokens, lengths = self.vocabulary.pack(rows)
-        return self.joint_next(tokens)[torch.arange(len(rows)), lengths, self.vocabulary.eos]
+        distinct = list(dict.fromkeys(map(tuple, rows)))  # samples repeat their short strings
+        tokens, lengths = self.vocabulary.pack(distinct)
+        log_probs = self.joint_next(tokens)[torch.arange(len(distinct)), lengths, self.vocabulary.eos]
+        index = {row: i for i, row in enumerate(distinct)}
+        return log_probs[[index[tuple(row)] for row in rows]]
 
     def prefix_log_prob_ids(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
         """Rows of token ids → log prefix masses [N] float64."""
         tokens, lengths = self.vocabulary.pack(rows)
         return self.joint_next(tokens)[torch.arange(len(rows)), lengths].logsumexp(-1)
 
-    def _rowwise(self, strings: Sequence[String], function: object) -> np.ndarray:
+    def _rowwise(self, strings: Sequence[String], function: Callable[[Sequence[Row]], torch.Tensor]) -> np.ndarray:
         rows = [self.vocabulary.ids(string) for string in check_list(strings)]
         known = [i for i, row in enumerate(rows) if row is not None]
         values = np.full(len(rows), -math.inf)
         if known:
-            values[known] = function([rows[i] for i in known]).numpy()  # type: ignore[operator]
+            values[known] = function([row for row in rows if row is not None]).numpy()
         return values
 
     # The contract as a model.
@@ -170,7 +186,7 @@ class Language(ABC):
         return self.joint_next(tokens).log_softmax(-1)[None]  # all −inf → NaN
 
 
-def enumerate_support(language: Language, limit: int) -> Support | None:
+def enumerate_support(language: Language, limit: int = SUPPORT_LIMIT) -> Support | None:
     """All strings of a finite language, breadth first over live prefixes; None as soon as there are more than `limit`."""
     rows: list[tuple[int, ...]] = []
     log_probs: list[float] = []

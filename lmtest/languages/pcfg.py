@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 from lmtest.errors import LmtestError, UsageError
 from lmtest.languages import chart, grammar
 from lmtest.languages.ambiguity import proven_unambiguous
-from lmtest.languages.base import SUPPORT_LIMIT, Language, Support, enumerate_support
+from lmtest.languages.base import Language, Support, enumerate_support
 from lmtest.languages.normal_form import NormalForm, geometric_sum, normal_form, reachable
 from lmtest.languages.rules import Rule
 from lmtest.languages.sampling import sample_derivations, sample_within
@@ -142,21 +141,11 @@ class Pcfg(Language):
         total = law[:, 0].sum() + form.empty
         return float(math.log(total) - (weighted[:, 0].sum() + _x_log_x(np.array(form.empty))) / total)
 
-    def support(self, limit: int = SUPPORT_LIMIT) -> Support | None:
+    def list_support(self) -> Support | None:
         form = self.form
         descends = form.unit_closure @ form.binary @ (form.left + form.right)  # a cycle here makes strings without end
         finite = self.max_length is not None or grammar.spectral_radius(descends) == 0
-        return enumerate_support(self, limit) if finite else None
-
-    def log_prob_ids(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
-        distinct = list(dict.fromkeys(map(tuple, rows)))  # samples repeat their short strings
-        result = torch.empty(len(distinct), dtype=torch.float64)
-        lengths = torch.tensor([len(row) for row in distinct], dtype=torch.int64)
-        for part in chart.chunks(lengths, len(self.form.pairs), len(self.form.mass), self.max_length):
-            tokens, part_lengths = self.vocabulary.pack([distinct[i] for i in part.tolist()])
-            result[part] = self.joint_next(tokens)[torch.arange(len(part)), part_lengths, self.vocabulary.eos]
-        index = {row: i for i, row in enumerate(distinct)}
-        return result[[index[tuple(row)] for row in rows]]
+        return enumerate_support(self) if finite else None
 
 
 def _total(means: np.ndarray, each: np.ndarray) -> float:

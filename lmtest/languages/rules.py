@@ -202,14 +202,6 @@ def compile_rules(table: Mapping[str, Mapping[str, object]], symbols: Sequence[s
     return rules
 
 
-def all_hold(rules: Mapping[str, Rule], tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """Symbol ids [N, T] (no BOS; anything behind `lengths` [N]) → bool [N]: whether every rule holds."""
-    truth = torch.ones_like(lengths, dtype=torch.bool)
-    for rule in rules.values():
-        truth &= rule.holds(tokens, lengths)
-    return truth
-
-
 def _check_name(name: str) -> None:
     # Rules become measures, beside the measures that every language has: two of one name would be one row too few.
     taken = ("grammatical", "finish_rate", "accuracy", "joint")

@@ -13,12 +13,10 @@ import numpy as np
 import torch
 
 from lmtest.errors import UsageError
-from lmtest.languages.base import SUPPORT_LIMIT, Language, Support
+from lmtest.languages.base import SUPPORT_LIMIT, Language, Row, Support
 from lmtest.languages.laws import ExponentLaw
 from lmtest.languages.rules import Rule
 from lmtest.languages.trie import PrefixTrie
-
-Row = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -239,8 +237,9 @@ class Template(Language):
         lengths = np.diff(self._room[0], prepend=0.0)[: self.max_length - self._fixed + 1]
         return self._fixed + float(np.arange(len(lengths)) @ lengths) / self._norm
 
-    @cached_property
-    def _support(self) -> Support | None:
+    def list_support(self) -> Support | None:
+        if self.max_length is None and any(law.high is None for law in self.laws):
+            return None
         masses: dict[Row, float] = {}
         for values, prob in self._assignments((), self._fixed, 1.0):
             row = self._string(values)
@@ -248,12 +247,6 @@ class Template(Language):
             if len(masses) > SUPPORT_LIMIT:
                 return None
         return Support(list(masses), torch.tensor(list(masses.values()), dtype=torch.float64).log())
-
-    def support(self, limit: int = SUPPORT_LIMIT) -> Support | None:
-        if self.max_length is None and any(law.high is None for law in self.laws):
-            return None
-        support = self._support
-        return support if support is not None and len(support.rows) <= limit else None
 
     def _assignments(self, values: Row, taken: int, mass: float) -> Iterator[tuple[Row, float]]:
         """All values of the exponents that the limit allows, with their probability."""

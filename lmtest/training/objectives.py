@@ -14,12 +14,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from lmtest.errors import UsageError
-from lmtest.languages.base import Language
+from lmtest.languages.base import Language, Row
 from lmtest.models.decoding import decode
 from lmtest.models.reference import RuleKeeper
 from lmtest.validation import Table
-
-Row = tuple[int, ...]
 
 LONGEST_COMPLETION = 1_000
 

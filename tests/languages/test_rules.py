@@ -7,7 +7,7 @@ import torch
 from explicit_language import all_rows
 
 from lmtest.errors import UsageError
-from lmtest.languages.rules import KINDS, MAX_LENGTH, Rule, all_hold, compile_rules
+from lmtest.languages.rules import KINDS, MAX_LENGTH, Rule, compile_rules
 
 TABLE: dict[str, dict[str, object]] = {
     "R1": {"count": "a == b"},
@@ -87,13 +87,6 @@ def test_states_are_few() -> None:
     assert counts["R2"] == 3
     assert counts["long"] == 4
     assert counts["short"] == 5
-
-
-def test_all_hold_is_the_conjunction() -> None:
-    chosen = {name: RULES[name] for name in ("R1", "R2", "nonempty")}
-    expected = [all(by_definition(name, row) for name in chosen) for row in ROWS]
-    assert all_hold(chosen, *packed(ROWS, 5)).tolist() == expected
-    assert all_hold({}, *packed(ROWS, 5)).all()
 
 
 def test_no_rows_and_no_symbols_are_fine() -> None:
