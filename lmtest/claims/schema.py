@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from lmtest.errors import UsageError, nearest
+from lmtest.validation import Table
 
 KL = "kl"
 """The measure that stands in the certificates, not in the measurements: nats per string, no prompts."""
@@ -17,10 +18,8 @@ Text = Annotated[str, Field(min_length=1)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class _Claim(BaseModel):
+class _Claim(Table):
     """What every claim says: its name, its sentence, what was published, and which model it is about."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     id: Text
     statement: Text

@@ -13,7 +13,6 @@ from lmtest.languages import chart, grammar
 from lmtest.languages.ambiguity import proven_unambiguous
 from lmtest.languages.base import Language, Support, enumerate_support
 from lmtest.languages.normal_form import NormalForm, geometric_sum, normal_form, reachable
-from lmtest.languages.rules import Rule
 from lmtest.languages.sampling import sample_derivations, sample_within
 from lmtest.languages.semiring import Log, Plain
 
@@ -32,13 +31,10 @@ class Pcfg(Language):
         title: str,
         source: str = "",
         max_length: int | None = None,
-        rules: dict[str, Rule] | None = None,
     ) -> None:
         self.text = text
         self.grammar = grammar.read(text)
-        super().__init__(
-            self.grammar.symbols, name=name, title=title, source=source, max_length=max_length, rules=rules
-        )
+        super().__init__(self.grammar.symbols, name=name, title=title, source=source, max_length=max_length)
         if max_length is not None and not math.isfinite(self._log.log_norm):
             raise UsageError(f"{name}: no string has at most max_length = {max_length} symbols; raise it")
 

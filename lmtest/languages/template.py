@@ -15,7 +15,6 @@ import torch
 from lmtest.errors import UsageError
 from lmtest.languages.base import SUPPORT_LIMIT, Language, Row, Support
 from lmtest.languages.laws import ExponentLaw
-from lmtest.languages.rules import Rule
 from lmtest.languages.trie import PrefixTrie
 
 
@@ -80,7 +79,6 @@ class Template(Language):
         title: str,
         source: str = "",
         max_length: int | None = None,
-        rules: dict[str, Rule] | None = None,
     ) -> None:
         self.template = template
         self.blocks = parse_template(template)
@@ -95,7 +93,7 @@ class Template(Language):
             )
         self.laws = [laws[v] for v in self.variables]
         symbols = tuple(dict.fromkeys(s for b in self.blocks for s in b.word))
-        super().__init__(symbols, name=name, title=title, source=source, max_length=max_length, rules=rules)
+        super().__init__(symbols, name=name, title=title, source=source, max_length=max_length)
         index = {s: i for i, s in enumerate(symbols)}
         self._words = [tuple(index[s] for s in block.word) for block in self.blocks]
         self._which = [self.variables.index(b.variable) if b.variable is not None else -1 for b in self.blocks]
