@@ -13,8 +13,20 @@ from lmtest.languages.prompts import prompts_of_length
 
 def describe(language: Language, length: int, draws: int) -> dict[str, Any]:
     """Symbols, law, floor of the loss (nats per string and per token), likely strings, rules, prompts of `length`."""
-    entropy = language.entropy(draws=draws)
     tokens = language.mean_length() + 1
+    floor: dict[str, Any] | str
+    try:
+        entropy = language.entropy(draws=draws)
+        floor = {
+            "nats_per_string": entropy.value,
+            "half_width": entropy.half_width,
+            "exact": entropy.exact,
+            "nats_per_token": entropy.value / tokens if math.isfinite(tokens) else 0.0,
+        }
+    except UsageError as error:
+        if draws < 2:
+            raise
+        floor = str(error)
     facts: dict[str, Any] = {
         "name": language.name,
         "title": language.title,
@@ -22,8 +34,7 @@ def describe(language: Language, length: int, draws: int) -> dict[str, Any]:
         "symbols": list(language.symbols),
         "max_length": language.max_length,
         "mean_length": language.mean_length(),
-        "entropy": {"nats_per_string": entropy.value, "half_width": entropy.half_width, "exact": entropy.exact},
-        "floor_nats_per_token": entropy.value / tokens if math.isfinite(tokens) else 0.0,
+        "entropy": floor,
     }
     if isinstance(language, Pcfg):
         facts["unambiguous"] = "proven" if language.unambiguous else "not proven"

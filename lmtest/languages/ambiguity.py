@@ -1,6 +1,6 @@
 """Proofs that a grammar is unambiguous, so that the entropy of its derivations is the entropy of its strings.
 
-Undecidable in general; two sound tests: the canonical LR(1) automaton has no conflict (Knuth 1965), or the alternatives
+Undecidable in general; two sound tests: an LR automaton has no conflict (Knuth 1965), or the alternatives
 of every nonterminal are disjoint and every right side splits in one way, both read off lengths, first and last symbols
 (a coarse form of Brabrand, Giegerich & Møller, "Analyzing ambiguity of context-free grammars", 2010).
 """
@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lmtest.languages.grammar import Grammar
 
-MOST_STATES = 2_000
+MOST_ITEMS = 500_000
+"""Items of all automaton states together: beyond (seconds), nothing is proven."""
 END = math.inf  # the look-ahead "end of string"; terminals are negative
 
 
 def proven_unambiguous(grammar: Grammar) -> bool:
     """True only if every string provably has one derivation."""
-    return _disjoint_and_rigid(grammar) or _lr1(grammar)
+    return _disjoint_and_rigid(grammar) or any(_deterministic(grammar, lookahead) for lookahead in (False, True))
 
 
 @dataclass(frozen=True)
@@ -93,52 +94,74 @@ def _shapes(grammar: Grammar) -> list[_Shape]:
         shapes, sweeps = grown, sweeps + 1
 
 
+def longest_string(grammar: Grammar) -> float:
+    """The number of symbols of the longest string; infinite where there is none."""
+    return _shapes(grammar)[0].longest
+
+
 Item = tuple[int, int, float]  # rule, dot, look-ahead
 
 
-def _lr1(grammar: Grammar) -> bool:
-    """Whether the canonical LR(1) automaton of the augmented grammar has no conflict."""
+def _deterministic(grammar: Grammar, lookahead: bool) -> bool:
+    """Whether the augmented grammar's LR automaton has no conflict, so that every string has one rightmost derivation.
+
+    With `lookahead` the canonical LR(1) automaton; without, the much smaller SLR(1): LR(0) items and FOLLOW sets.
+    """
     shapes = _shapes(grammar)
     start = grammar.size
     rules = [(start, (0,)), *((rule.lhs, rule.rhs) for rule in grammar.productions)]
+    of: list[list[int]] = [[] for _ in range(start + 1)]
+    for i, (lhs, _) in enumerate(rules):
+        of[lhs].append(i)
 
-    def first(symbols: Sequence[int], lookahead: float) -> set[float]:
+    def first(symbols: Sequence[int], after: Iterable[float]) -> set[float]:
         body = _body(symbols, shapes)
-        return {*body.first, lookahead} if body.shortest == 0 else set(body.first)
+        return {*body.first, *after} if body.shortest == 0 else set(body.first)
 
-    def complete(kernel: frozenset[Item]) -> frozenset[Item]:
+    follow: list[set[float]] = [set() for _ in range(start)] + [{END}]
+    grown = True
+    while grown:
+        grown = False
+        for lhs, rhs in rules:
+            for i, symbol in enumerate(rhs):
+                if symbol >= 0 and not (more := first(rhs[i + 1 :], follow[lhs])) <= follow[symbol]:
+                    follow[symbol] |= more
+                    grown = True
+
+    def complete(kernel: Iterable[Item]) -> frozenset[Item]:
         items, todo = set(kernel), list(kernel)
         while todo:
-            rule, dot, lookahead = todo.pop()
+            rule, dot, ahead = todo.pop()
             rhs = rules[rule][1]
-            if dot == len(rhs) or rhs[dot] < 0:
-                continue
-            for after in first(rhs[dot + 1 :], lookahead):
-                for i, (lhs, _) in enumerate(rules):
-                    if lhs == rhs[dot] and (i, 0, after) not in items:
-                        items.add((i, 0, after))
-                        todo.append((i, 0, after))
+            if dot < len(rhs) and rhs[dot] >= 0:
+                for after in first(rhs[dot + 1 :], [ahead]) if lookahead else [END]:
+                    for new in ((i, 0, after) for i in of[rhs[dot]]):
+                        if new not in items:
+                            items.add(new)
+                            todo.append(new)
         return frozenset(items)
 
-    begin = complete(frozenset({(0, 0, END)}))
+    begin = complete([(0, 0, END)])
     states, todo = {begin}, [begin]
+    work = 0
     while todo:
         state = todo.pop()
         shifts: dict[int, set[Item]] = {}
         reduces: dict[float, int] = {}
-        for rule, dot, lookahead in state:
-            rhs = rules[rule][1]
+        for rule, dot, ahead in state:
+            lhs, rhs = rules[rule]
             if dot < len(rhs):
-                shifts.setdefault(rhs[dot], set()).add((rule, dot + 1, lookahead))
-            elif reduces.setdefault(lookahead, rule) != rule:
+                shifts.setdefault(rhs[dot], set()).add((rule, dot + 1, ahead))
+            elif any(reduces.setdefault(after, rule) != rule for after in ([ahead] if lookahead else follow[lhs])):
                 return False  # two reductions
-        if any(lookahead in shifts for lookahead in reduces):
+        if any(ahead in shifts for ahead in reduces):
             return False  # shift or reduce
         for kernel in shifts.values():
-            following = complete(frozenset(kernel))
+            following = complete(kernel)
+            work += len(following)
             if following not in states:
                 states.add(following)
                 todo.append(following)
-        if len(states) > MOST_STATES:
+        if work > MOST_ITEMS:
             return False
     return True

@@ -19,6 +19,9 @@ from lmtest.languages.vocabulary import String, Vocabulary, check_list
 Row = tuple[int, ...]
 """A string as token ids."""
 
+MOST_DRAW_WORK = 5e9
+"""Σ length³ over the strings of a sampled entropy: about a minute of charts."""
+
 SUPPORT_LIMIT = 20_000
 """Languages with at most so many strings count as small: their sums are exact."""
 
@@ -111,7 +114,7 @@ class Language(ABC):
         """n independent strings from the exact law; the same `seed` gives the same strings."""
         if n < 0:
             raise UsageError(f"expected a number of strings ≥ 0, found {n}")
-        return [self.vocabulary.join(row) for row in self.sample_ids(n, np.random.default_rng(seed))]
+        return [self.vocabulary.join(row) for row in self.sample_ids(n, _generator(seed))]
 
     def log_prob(self, strings: Sequence[String]) -> np.ndarray:
         """Strings → log-probabilities [N] float64, nats, EOS included, summed over all derivations; −inf outside."""
@@ -148,7 +151,14 @@ class Language(ABC):
                 f"the entropy of {self.name} has no closed form, and its strings have no mean length to draw them by; "
                 "set max_length in the language file"
             )
-        rows = self.sample_ids(draws, np.random.default_rng(seed))
+        if draws < 2:
+            raise UsageError(f"expected at least 2 draws, found {draws}")
+        rows = self.sample_ids(draws, _generator(seed))
+        if (work := sum(len(row) ** 3 for row in set(rows))) > MOST_DRAW_WORK:
+            raise UsageError(
+                f"the entropy of {self.name} has no closed form, and its draws reach {max(map(len, rows))} symbols: about "
+                f"{work / MOST_DRAW_WORK:.0f} times the work that is allowed; set max_length, or ask for fewer draws"
+            )
         surprisal = -self.log_prob_ids(rows)
         half_width = 1.96 * float(surprisal.std()) / math.sqrt(draws)
         return Entropy(float(surprisal.mean()), half_width, False)
@@ -183,22 +193,15 @@ class Language(ABC):
 
         T positions; V = the symbols and EOS; one "seed". The exact law is a model that every evaluator accepts.
         """
-        return self.joint_next(tokens).log_softmax(-1)[None]  # all −inf → NaN
+        if tokens.dim() != 2 or tokens.shape[1] < 1:
+            raise UsageError(f"expected tokens of shape [strings, positions], BOS first, found {tuple(tokens.shape)}")
+        tokens = tokens.long()
+        # What is no token at all is as dead as PAD.
+        known = (tokens >= 0) & (tokens <= self.vocabulary.pad)
+        return self.joint_next(tokens.where(known, self.vocabulary.pad)).log_softmax(-1)[None]  # all −inf → NaN
 
 
-def enumerate_support(language: Language, limit: int = SUPPORT_LIMIT) -> Support | None:
-    """All strings of a finite language, breadth first over live prefixes; None as soon as there are more than `limit`."""
-    rows: list[tuple[int, ...]] = []
-    log_probs: list[float] = []
-    layer: list[tuple[int, ...]] = [()]
-    while layer:
-        joint = language.joint_next(language.vocabulary.pack(layer)[0])[:, -1]
-        alive = joint > -math.inf
-        for i in alive[:, -1].nonzero().flatten().tolist():
-            rows.append(layer[i])
-            log_probs.append(float(joint[i, -1]))
-        layer = [(*layer[i], symbol) for i, symbol in alive[:, :-1].nonzero().tolist()]
-        # Each live prefix leads to a string of its own.
-        if len(rows) + len(layer) > limit:
-            return None
-    return Support(rows, torch.tensor(log_probs, dtype=torch.float64))
+def _generator(seed: int) -> np.random.Generator:
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise UsageError(f"expected a seed that is a whole number ≥ 0, found {seed!r}")
+    return np.random.default_rng(seed)

@@ -12,12 +12,13 @@ law is exact without an automaton product.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 
 from lmtest.languages.normal_form import NormalForm, geometric_sum
-from lmtest.languages.semiring import Plain, Semiring
+from lmtest.languages.semiring import Log, Plain, Semiring
 
 CHUNK_NUMBERS = 4_000_000
 """How many numbers the largest table of a chunk of strings may hold (8 bytes each)."""
@@ -35,7 +36,7 @@ class Weights:
     right_onehot: torch.Tensor  # [P, K]
     inside_lexical: torch.Tensor  # [K, V-1] with unit chains
     inside_binary: torch.Tensor  # [P, K] with unit chains
-    forward_binary: torch.Tensor  # [L+1, K, P] with left-corner chains, by the length that they leave open
+    forward_binary: torch.Tensor  # [≤ L+1, K, P] with left-corner chains, by the length that they leave open
     forward_lexical: torch.Tensor  # [L+1, K, V-1] likewise; under a limit: at most so many symbols left open
     empty: float
     log_norm: float  # log of the mass within the limit
@@ -95,12 +96,20 @@ def weights(form: NormalForm, limit: int | None, ring: Semiring, scale: float = 
         "right_onehot": ring.of(torch.from_numpy(form.right)),
         "inside_lexical": ring.of(torch.from_numpy(form.unit_closure) @ lexical),
         "inside_binary": ring.of(torch.from_numpy((form.unit_closure @ form.binary).T)),
-        "forward_binary": ring.matmul(corners, ring.of(torch.from_numpy(form.binary))),
+        "forward_binary": _trimmed(ring.matmul(corners, ring.of(torch.from_numpy(form.binary))), ring),
         "forward_lexical": forward_lexical,
     }
     left, right = torch.from_numpy(form.pairs).unbind(1)
-    sound = ring.exact(*tables.values(), *([] if law is None else [law]))
+    lengths = [] if law is None else [law, law]
+    sound = ring.exact(*lengths, tables["inside_binary"]) and ring.exact(corners, corners, tables["forward_binary"])
+    sound = sound and ring.exact(corners, ring.of(lexical))
     return Weights(ring, limit, scale, left, right, empty=form.empty, log_norm=log_norm, exact=sound, **tables)
+
+
+def _trimmed(series: torch.Tensor, ring: Semiring) -> torch.Tensor:
+    """A series without its last terms that are zero: most grammars leave nothing open in front of a binary rule."""
+    used = (series != ring.zero).flatten(1).any(1).nonzero().flatten()
+    return series[: int(used[-1]) + 1 if len(used) else 1]
 
 
 def inside(w: Weights, symbols: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -139,19 +148,20 @@ def forward(w: Weights, chart_left: torch.Tensor, n: int) -> tuple[torch.Tensor,
     ring, batch = w.ring, chart_left.shape[0]
     limit = 0 if w.limit is None else w.limit
     expected: list[torch.Tensor] = []
-    opened: list[torch.Tensor] = []  # g[k]: f[k] pushed through left corners to a pair, [N, L+1, P]
+    positions = n if w.limit is None else min(n, limit)
+    # g[k]: f[k] pushed through left corners to a pair
+    opened = torch.full((batch, len(w.left), positions + 1, limit + 1), ring.zero, dtype=torch.float64)
     joint = torch.full((batch, n + 1, w.forward_lexical.shape[-1]), ring.zero, dtype=torch.float64)
-    for j in range(min(n, limit if w.limit is not None else n) + 1):
+    for j in range(positions + 1):
         width = limit - j + 1 if w.limit is not None else 1
         if j == 0:
             f = torch.full((batch, width, w.right_onehot.shape[1]), ring.zero, dtype=torch.float64)
             f[:, 0, 0] = ring.one
         else:
-            spans = chart_left[:, j, n - j :]  # [N, j, P]: from k = 0 … j−1 to j
-            pushed = torch.stack([g[:, :width] for g in opened], 1)  # [N, j, width, P]
-            f = ring.matmul(ring.dot(pushed, spans[:, :, None], 1), w.right_onehot)
+            spans = chart_left[:, j, n - j :].transpose(1, 2)  # [N, P, j]: from k = 0 … j−1 to j
+            f = ring.matmul(ring.mix(spans, opened[:, :, :j, :width]), w.right_onehot)
         expected.append(f)
-        opened.append(_convolve(f, w.forward_binary[:width], ring))
+        opened[:, :, j, :width] = _convolve(f, w.forward_binary[:width], ring).transpose(1, 2)
         if w.limit is None:
             joint[:, j] = ring.matmul(f[:, 0], w.forward_lexical[0])
         elif j < limit:
@@ -162,34 +172,44 @@ def forward(w: Weights, chart_left: torch.Tensor, n: int) -> tuple[torch.Tensor,
 
 
 def _convolve(f: torch.Tensor, kernel: torch.Tensor, ring: Semiring) -> torch.Tensor:
-    """f [N, L, K], kernel [L, K, P] → [N, L, P]: Σ over l' of f[l'] · kernel[l − l']."""
-    if f.shape[1] == 1:
-        return ring.matmul(f, kernel[0])
-    flipped = kernel.flip(0)
-    rows = []
-    for length in range(1, f.shape[1] + 1):
-        rows.append(ring.matmul(f[:, :length].flatten(1), flipped[-length:].flatten(0, 1)))
-    return torch.stack(rows, 1)
-
-
-def joint_next(plain: Weights, log: Weights, symbols: torch.Tensor) -> torch.Tensor:
-    """Symbols [N, n] → log joint weights [N, n+1, V] of every prefix with every next symbol and with its end (last)."""
-    w = plain
-    if not plain.exact:
-        return _joint_next(log, symbols)[0]
-    result, exact = _joint_next(w, symbols)
-    if not exact:
-        if len(symbols) == 1:
-            return _joint_next(log, symbols)[0]
-        # Halve the batch: only the strings that need logarithms pay for them.
-        half = len(symbols) // 2
-        return torch.cat([joint_next(plain, log, symbols[:half]), joint_next(plain, log, symbols[half:])])
+    """f [N, L, K], kernel [≤ L, K, P] → [N, L, P]: Σ over l' of f[l − l'] · kernel[l']."""
+    if ring is Plain and len(kernel) > 1:
+        width = len(kernel)
+        windows = torch.nn.functional.pad(f, (0, 0, width - 1, 0)).unfold(1, width, 1)  # [N, L, K, width]
+        return windows.flatten(2) @ kernel.flip(0).permute(1, 0, 2).flatten(0, 1)
+    result = ring.matmul(f, kernel[0])
+    for shift in range(1, len(kernel)):
+        moved = ring.matmul(f[:, :-shift], kernel[shift])
+        result[:, shift:] = ring.add(result[:, shift:], moved)
     return result
 
 
-def _joint_next(w: Weights, symbols: torch.Tensor) -> tuple[torch.Tensor, bool]:
+def joint_next(plain: Weights, log: Callable[[], Weights], symbols: torch.Tensor, tries: int = 3) -> torch.Tensor:
+    """Symbols [N, n] → log joint weights [N, n+1, V] of every prefix with every next symbol and with its end (last).
+
+    In plain numbers where they are provably right, else at a scale that the failed chart suggests, at last in logarithms.
+    """
+    if not plain.exact:
+        return _joint_next(log(), symbols)[0]
+    result, exact, drift = _joint_next(plain, symbols)
+    if exact:
+        return result
+    if tries and abs(drift) > 0.05:
+        return joint_next(rescaled(plain, plain.scale + drift), log, symbols, tries - 1)
+    if len(symbols) == 1:
+        return _joint_next(log(), symbols)[0]
+    # Halve the batch: only the strings that need another scale, or logarithms, pay for them.
+    half = len(symbols) // 2
+    return torch.cat([joint_next(plain, log, part) for part in (symbols[:half], symbols[half:])])
+
+
+def _joint_next(w: Weights, symbols: torch.Tensor) -> tuple[torch.Tensor, bool, float]:
+    """The joint weights, whether they are exact, and by how many nats a symbol the scale is off."""
     ring, (batch, n) = w.ring, symbols.shape
     chart, chart_left = inside(w, symbols)
+    drift = _drift(ring, chart)
+    if not ring.exact(chart, chart, w.inside_binary):
+        return torch.empty(0), False, drift
     joint, expected = forward(w, chart_left, n)
     ends = torch.full((batch, n + 1, 1), -math.inf, dtype=torch.float64)
     ends[:, 0, 0] = math.log(w.empty) if w.empty > 0 else -math.inf
@@ -201,7 +221,27 @@ def _joint_next(w: Weights, symbols: torch.Tensor) -> tuple[torch.Tensor, bool]:
     # The scale was taken off once for every symbol that stands in the prefix, and for the next one.
     taken = w.scale * torch.arange(n + 1, dtype=torch.float64)[None, :, None]
     result = torch.cat([ring.log(joint) + taken + w.scale, ends + taken], -1) - w.log_norm
-    return result, ring.exact(chart, joint, *expected)
+    reached = torch.cat([f.flatten() for f in expected])
+    sound = ring.exact(reached, w.forward_binary, chart) and ring.exact(reached, w.forward_lexical)
+    return result, sound, drift
+
+
+def _drift(ring: Semiring, chart: torch.Tensor) -> float:
+    """Mean log weight a symbol of the likeliest nonterminal over spans of one length, long but not yet out of range."""
+    n = chart.shape[2]
+    length = min(n, 50)
+    if ring is Log or length == 0:
+        return 0.0
+    best = chart[:, length:, n - length].amax(-1)
+    best = best[(best > 0) & best.isfinite()]
+    return float(best.log().mean()) / length if len(best) else 0.0
+
+
+def rescaled(w: Weights, scale: float) -> Weights:
+    """The same weights with another scale."""
+    factor = math.exp(w.scale - scale)
+    lexical, ahead = w.inside_lexical * factor, w.forward_lexical * factor
+    return replace(w, scale=scale, inside_lexical=lexical, forward_lexical=ahead)
 
 
 def chunks(lengths: torch.Tensor, n_pairs: int, size: int, limit: int | None) -> list[torch.Tensor]:

@@ -14,6 +14,8 @@ from scipy.sparse.csgraph import connected_components
 from lmtest.errors import UsageError, nearest
 
 SUM_TOLERANCE = 1e-9
+CRITICAL_TOLERANCE = 1e-12
+"""How near to 1 a spectral radius counts as 1: its own rounding error."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ def read(text: str) -> Grammar:
         ) from None
     written: dict[str, dict[tuple[object, ...], float]] = defaultdict(lambda: defaultdict(float))
     zeros = [rule for rule in rules if rule.prob() == 0]
-    stated_zeros = re.findall(r"\[0*\.?0*\]", re.sub(r"'[^']*'|\"[^\"]*\"", "", text))
+    uncommented = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
+    stated_zeros = re.findall(r"\[0*\.?0*\]", re.sub(r"'[^']*'|\"[^\"]*\"", "", uncommented))
     if len(zeros) > len(stated_zeros):
         raise UsageError(f"a rule without a probability, perhaps {str(zeros[0]).rsplit('[', 1)[0]}: write it in [ ]")
     for rule in rules:
@@ -82,6 +85,8 @@ def read(text: str) -> Grammar:
                 raise UsageError(
                     f"nonterminal {symbol!r} in a rule of {name!r} has no rule; {nearest(str(symbol), written)}"
                 )
+    if str(start.symbol()) not in written:
+        raise UsageError(f"the start symbol {start.symbol()!r} has no rule; {nearest(str(start.symbol()), written)}")
     return _check(str(start.symbol()), written)
 
 
@@ -110,8 +115,8 @@ def _check(start: str, written: dict[str, dict[tuple[object, ...], float]]) -> G
         raise UsageError(
             f"nonterminal {barren[0]!r} is reached from {start!r} but produces no string; remove its rules"
         )
-    if spectral_radius(grammar.mean_matrix()) > 1 + SUM_TOLERANCE:
-        mass = least_root(grammar, grammar.productions)[0]
+    if spectral_radius(means := grammar.mean_matrix()) > 1 + CRITICAL_TOLERANCE:
+        mass = _ending_mass(grammar, means)
         raise UsageError(
             f"the grammar loses mass: {start!r} ends with probability {mass:.12g}, not 1 "
             f"(each rewriting makes too many nonterminals); lower the probabilities of the recursive rules"
@@ -127,6 +132,14 @@ def _closure(grammar: Grammar, enters: Callable[[Production, set[int]], bool]) -
     while more := {rule.lhs for rule in grammar.productions if rule.lhs not in found and enters(rule, found)}:
         found |= more
     return found
+
+
+def reachable(matrix: np.ndarray) -> np.ndarray:
+    """Which index leads to which along positive entries, itself included; bool [K, K]."""
+    reach = np.asarray((matrix > 0) | np.eye(len(matrix), dtype=bool))
+    while (wider := reach @ reach).sum() > reach.sum():
+        reach = np.asarray(wider)
+    return reach
 
 
 def spectral_radius(matrix: np.ndarray) -> float:
@@ -155,6 +168,26 @@ def least_root(grammar: Grammar, productions: Iterable[Production]) -> np.ndarra
         if np.abs(step).max() < 1e-16:
             break
     return x
+
+
+def _ending_mass(grammar: Grammar, means: np.ndarray) -> float:
+    """P(a derivation from the start ends), where it may not: only what leads to a supercritical block is solved for."""
+    reach = reachable(means)
+    together = reach & reach.T
+    lossy = [
+        a
+        for a in range(grammar.size)
+        if spectral_radius(means[np.ix_(together[a], together[a])]) > 1 + CRITICAL_TOLERANCE
+    ]
+    open_ = [
+        bool(row[lossy].any()) for row in reach
+    ]  # the others end for certain; at a critical root Newton would only crawl there
+    rules = [
+        Production(rule.lhs, tuple(s for s in rule.rhs if s < 0 or open_[s]), rule.prob)
+        for rule in grammar.productions
+        if open_[rule.lhs]
+    ]
+    return float(least_root(grammar, rules)[0])
 
 
 def empty_string_masses(grammar: Grammar) -> np.ndarray:

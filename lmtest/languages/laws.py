@@ -23,12 +23,12 @@ class FiniteLaw:
     def high(self) -> int:
         return self.low + len(self.probs) - 1
 
-    def pmf(self, n: int) -> float:
-        return self.probs[n - self.low] if self.low <= n <= self.high else 0.0
+    def log_pmf(self, n: int) -> float:
+        return _log(self.probs[n - self.low]) if self.low <= n <= self.high else -math.inf
 
-    def tail(self, n: int) -> float:
-        """P(N ≥ n)."""
-        return math.fsum(self.probs[max(0, n - self.low) :])
+    def log_tail(self, n: int) -> float:
+        """ln P(N ≥ n)."""
+        return _log(math.fsum(self.probs[max(0, n - self.low) :]))
 
     def mean(self) -> float:
         return math.fsum((self.low + i) * p for i, p in enumerate(self.probs))
@@ -48,12 +48,13 @@ class GeometricLaw:
     p: float
     high = None
 
-    def pmf(self, n: int) -> float:
-        return self.p * (1 - self.p) ** (n - self.low) if n >= self.low else 0.0
+    def log_pmf(self, n: int) -> float:
+        return math.log(self.p) + self.log_tail(n) if n >= self.low else -math.inf
 
-    def tail(self, n: int) -> float:
-        """P(N ≥ n)."""
-        return float((1 - self.p) ** max(0, n - self.low))
+    def log_tail(self, n: int) -> float:
+        """ln P(N ≥ n)."""
+        more = max(0, n - self.low)
+        return more * math.log1p(-self.p) if more and self.p < 1 else 0.0 if not more else -math.inf
 
     def mean(self) -> float:
         return self.low + (1 - self.p) / self.p
@@ -102,13 +103,11 @@ class WeightsTable(Table):
     """`{ law = "weights", weights = [0.5, 0.25, 0.25], low = 1 }`"""
 
     law: Literal["weights"]
-    weights: list[float] = Field(min_length=1)
+    weights: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(min_length=1)
     low: int = Field(1, ge=0)
 
     @model_validator(mode="after")
     def _sum(self) -> WeightsTable:
-        if min(self.weights) < 0:
-            raise ValueError(f"expected weights ≥ 0, found {min(self.weights)}")
         total = math.fsum(self.weights)
         if abs(total - 1) > 1e-9:
             raise ValueError(f"the weights sum to {total:.10g}, not to 1; they are taken as written")
@@ -118,4 +117,12 @@ class WeightsTable(Table):
         return FiniteLaw(self.low, tuple(self.weights))
 
 
-LawTable = Annotated[UniformTable | GeometricTable | WeightsTable, Field(discriminator="law")]
+LAWS: dict[str, type[UniformTable | GeometricTable | WeightsTable]] = {
+    "uniform": UniformTable,
+    "geometric": GeometricTable,
+    "weights": WeightsTable,
+}
+
+
+def _log(x: float) -> float:
+    return math.log(x) if x > 0 else -math.inf

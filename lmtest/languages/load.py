@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from lmtest.errors import UsageError, nearest
 from lmtest.languages.base import Language
-from lmtest.languages.laws import LawTable
+from lmtest.languages.laws import LAWS, ExponentLaw
 from lmtest.languages.pcfg import Pcfg
 from lmtest.languages.rules import compile_rules
 from lmtest.languages.template import Template
@@ -37,18 +37,15 @@ class PcfgFile(_Common):
 
 
 class TemplateFile(_Common):
-    """`kind = "template"`; every other key is the law of an exponent."""
-
-    model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, LawTable] = Field(init=False)
+    """`kind = "template"`; every other table of the file is the law of an exponent."""
 
     kind: Literal["template"]
     template: str
+    laws: dict[str, ExponentLaw]
 
     def language(self, name: str) -> Language:
-        laws = {key: table.build() for key, table in (self.__pydantic_extra__ or {}).items()}
         return Template(
-            self.template, laws, name=name, title=self.title, source=self.source, max_length=self.max_length
+            self.template, self.laws, name=name, title=self.title, source=self.source, max_length=self.max_length
         )
 
 
@@ -92,12 +89,10 @@ def load_language(name_or_path: str | Path) -> Language:
 def build_language(name: str, data: dict[str, Any], where: str) -> Language:
     """The language that the tables of a language file define; `where` stands in front of every error."""
     kind = data.get("kind")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         found = f"unknown kind {kind!r}; {nearest(str(kind), KINDS)}" if "kind" in data else "the key 'kind' is missing"
         raise UsageError(f"{where}: {found} (kinds: {', '.join(KINDS)})")
-    if kind == "template":
-        _check_template_keys(where, data)
-    file = validate(KINDS[kind], data, where)
+    file = validate(KINDS[kind], _with_laws(data, where) if kind == "template" else data, where)
     try:
         language = file.language(name)
         language.definition = data
@@ -107,12 +102,26 @@ def build_language(name: str, data: dict[str, Any], where: str) -> Language:
     return language
 
 
-def _check_template_keys(where: str, data: dict[str, Any]) -> None:
-    """A key that is no table cannot be the law of an exponent: it is a typo."""
-    known = TemplateFile.model_fields
-    for key, value in data.items():
-        if key not in known and not (isinstance(value, dict) and "law" in value):
-            raise UsageError(f"{where}: unknown key {key!r}; {nearest(key, known)} (exponents: {key} = {{ law = … }})")
+def _with_laws(data: dict[str, Any], where: str) -> dict[str, Any]:
+    """The tables of a template file with those that are laws of exponents under one key, checked."""
+    known = {*TemplateFile.model_fields} - {"laws"}
+    laws = {
+        key: _law(value, f"{where}: {key}")
+        for key, value in data.items()
+        if key not in known and isinstance(value, dict)
+    }
+    if unknown := [key for key in data if key not in known and key not in laws]:
+        hint = f"{nearest(unknown[0], known)} (an exponent: {unknown[0]} = {{ law = … }})"
+        raise UsageError(f"{where}: unknown key {unknown[0]!r}; {hint}")
+    return {key: value for key, value in data.items() if key in known} | {"laws": laws}
+
+
+def _law(table: dict[str, Any], where: str) -> ExponentLaw:
+    law = table.get("law")
+    if not isinstance(law, str) or law not in LAWS:
+        found = f"unknown law {law!r}; {nearest(str(law), LAWS)}" if "law" in table else "the key 'law' is missing"
+        raise UsageError(f"{where}: {found} (laws: {', '.join(LAWS)})")
+    return validate(LAWS[law], table, where).build()
 
 
 __all__ = ["build_language", "grammars_folder", "language_path", "load_language", "shipped_languages"]

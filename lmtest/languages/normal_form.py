@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from lmtest.languages.grammar import Grammar, empty_string_masses
+from lmtest.languages.grammar import Grammar, empty_string_masses, reachable
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,6 @@ class NormalForm:
     def right(self) -> np.ndarray:
         """[P, K] one-hot of each pair's second nonterminal."""
         return np.asarray(np.eye(len(self.mass))[self.pairs[:, 1]])
-
-
-def reachable(matrix: np.ndarray) -> np.ndarray:
-    """Which index leads to which along positive entries, itself included; bool [K, K]."""
-    reach = (matrix > 0) | np.eye(len(matrix), dtype=bool)
-    while (wider := reach @ reach).sum() > reach.sum():
-        reach = wider
-    return reach
 
 
 def geometric_sum(matrix: np.ndarray) -> np.ndarray:

@@ -10,11 +10,15 @@ import torch
 
 from lmtest.errors import LmtestError, UsageError
 from lmtest.languages import chart, grammar
-from lmtest.languages.ambiguity import proven_unambiguous
-from lmtest.languages.base import Language, Support, enumerate_support
-from lmtest.languages.normal_form import NormalForm, geometric_sum, normal_form, reachable
+from lmtest.languages.ambiguity import longest_string, proven_unambiguous
+from lmtest.languages.base import Language, Row, Support
+from lmtest.languages.normal_form import NormalForm, geometric_sum, normal_form
 from lmtest.languages.sampling import sample_derivations, sample_within
 from lmtest.languages.semiring import Log, Plain
+from lmtest.languages.support import list_strings
+
+LONGEST_LISTED = 10_000
+"""Languages with longer strings are not listed."""
 
 MOST_SYMBOLS = 10_000_000
 """An unbounded sampler stops with an error here rather than fill the memory (critical grammars have no mean length)."""
@@ -35,7 +39,7 @@ class Pcfg(Language):
         self.text = text
         self.grammar = grammar.read(text)
         super().__init__(self.grammar.symbols, name=name, title=title, source=source, max_length=max_length)
-        if max_length is not None and not math.isfinite(self._log.log_norm):
+        if max_length is not None and math.isinf(self._plain.log_norm) and math.isinf(self._log.log_norm):
             raise UsageError(f"{name}: no string has at most max_length = {max_length} symbols; raise it")
 
     @cached_property
@@ -53,7 +57,8 @@ class Pcfg(Language):
     def _typical_log_weight(self) -> float:
         """Nats that one symbol costs in a typical string: what the plain chart divides by."""
         per_string, length = self._derivation_entropy(), self._unlimited_mean_length()
-        return -per_string / length if 0 < length < math.inf and math.isfinite(per_string) else 0.0
+        # A guess that only has to be near: where it is not, the chart finds a better one or takes logarithms.
+        return max(-per_string / length, -20.0) if 0 < length < math.inf and math.isfinite(per_string) else 0.0
 
     def joint_next(self, tokens: torch.Tensor) -> torch.Tensor:
         n = tokens.shape[1] - 1
@@ -64,11 +69,11 @@ class Pcfg(Language):
         for part in chart.chunks(proper, len(self.form.pairs), len(self.form.mass), self.max_length):
             width = int(proper[part].max())
             part_symbols = symbols[part, :width].clamp(max=len(self.symbols) - 1)
-            result[part, : width + 1] = chart.joint_next(self._plain, self._log, part_symbols)
+            result[part, : width + 1] = chart.joint_next(self._plain, lambda: self._log, part_symbols)
         dead = (torch.arange(n + 1) > proper[:, None]) | ~starts[:, None]
         return result.masked_fill(dead[..., None], -math.inf)
 
-    def sample_ids(self, n: int, rng: np.random.Generator) -> list[tuple[int, ...]]:
+    def sample_ids(self, n: int, rng: np.random.Generator) -> list[Row]:
         if self.max_length is not None:
             return sample_within(self.form, self._length_law, n, rng)
         rows = sample_derivations(self.grammar, n, rng, MOST_SYMBOLS)
@@ -138,18 +143,16 @@ class Pcfg(Language):
         return float(math.log(total) - (weighted[:, 0].sum() + _x_log_x(np.array(form.empty))) / total)
 
     def list_support(self) -> Support | None:
-        form = self.form
-        descends = form.unit_closure @ form.binary @ (form.left + form.right)  # a cycle here makes strings without end
-        finite = self.max_length is not None or grammar.spectral_radius(descends) == 0
-        return enumerate_support(self) if finite else None
+        longest = longest_string(self.grammar) if self.max_length is None else self.max_length
+        return list_strings(self.form, int(longest)) if longest <= LONGEST_LISTED else None
 
 
 def _total(means: np.ndarray, each: np.ndarray) -> float:
     """Expected total of `each` over a derivation from the start: (I − M)⁻¹ each; infinite where that diverges."""
-    reach = reachable(means)
+    reach = grammar.reachable(means)
     counted = reach[0] & (reach @ (each > 0))  # a critical block that adds nothing does not count
     means = means * np.outer(counted, counted)
-    if grammar.spectral_radius(means) > 1 - grammar.SUM_TOLERANCE:
+    if grammar.spectral_radius(means) > 1 - grammar.CRITICAL_TOLERANCE:
         return math.inf
     return float((geometric_sum(means) @ each)[0])
 

@@ -107,7 +107,7 @@ def _broken_rules(language: Language, length: int) -> list[tuple[str, ...]]:
         columns.append([rule.alive(state) for state in states])
     names = list(language.rules)
     if not columns:
-        return [("joint",)] * len(language.symbols) ** length
+        return [()] * len(language.symbols) ** length
     return [
         tuple(name for name, alive in zip(names, row, strict=True) if not alive) or ("joint",)
         for row in zip(*columns, strict=True)

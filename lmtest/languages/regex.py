@@ -20,6 +20,8 @@ from lmtest.errors import UsageError, nearest
 MAX_STATES = 10_000
 MAX_REPEAT = 1000
 MAX_NESTING = 100
+MAX_SIZE = 1_000_000
+"""Parts of all terms together: nested repetitions such as ((a{0,100}){0,100}b){0,100} multiply."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +77,7 @@ class _Terms:
     def __init__(self, n_symbols: int) -> None:
         self.shapes: list[tuple[str, tuple[int, ...]]] = [("set", ()), ("rep", (NOTHING, 0, 0))]
         self.nullable = [False, True]
+        self.size = 0
         self.index = {shape: i for i, shape in enumerate(self.shapes)}
         self.derivatives: dict[tuple[int, int], int] = {}
         self.everything = self.rep(self.set(range(n_symbols)), 0, -1)
@@ -82,6 +85,9 @@ class _Terms:
     def _intern(self, nullable: bool, kind: str, content: Iterable[int]) -> int:
         shape = (kind, tuple(content))
         if shape not in self.index:
+            self.size += len(shape[1])
+            if self.size > MAX_SIZE:
+                raise UsageError("the regex grows too large while it is compiled: nest fewer bounded repetitions")
             self.index[shape] = len(self.shapes)
             self.shapes.append(shape)
             self.nullable.append(nullable)

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from lmtest.errors import UsageError
 from lmtest.languages.base import SUPPORT_LIMIT, Language, Row, Support
 from lmtest.languages.laws import ExponentLaw
 from lmtest.languages.trie import PrefixTrie
+
+MOST_ASSIGNMENTS = 200_000
+"""Templates with more values of their exponents count as too large to list."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +35,16 @@ _ITEM = re.compile(
     r"""\s*(?:(?P<quoted>'[^']+'|"[^"]+")|\((?P<group>[^()]*)\)|(?P<symbol>[^\s^()'"]+))"""
     r"""(?:\^(?P<exponent>\{[^{}]*\}|[^\s(]+))?(?=\s|$)"""
 )
-_EXPONENT = re.compile(r"(?:(?P<times>\d+)?\s*\*?\s*(?P<variable>[A-Za-z_]\w*))?\s*(?:\+?\s*(?P<plus>\d+))?$")
+_EXPONENT = re.compile(r"(?P<plus>\d+)$|(?P<times>\d+)?\s*\*?\s*(?P<variable>[A-Za-z_]\w*)\s*(?:\+\s*(?P<more>\d+))?$")
 
 
 def parse_template(text: str) -> list[Block]:
     """Template text → blocks. Items stand apart by white space: `a^n`, `(ab)^n`, `(the cat)^2n`, `'('^{n+1}`, `c`."""
     blocks, position = [], 0
     text = text.rstrip()
+    # Where some symbol has several characters, a group without white space is one such symbol, not its letters.
+    bare = (item["symbol"] or "" for item in _ITEM.finditer(text))
+    words = any(len(symbol) > 1 for symbol in bare)
     while position < len(text):
         item = _ITEM.match(text, position)
         if item is None:
@@ -53,15 +59,17 @@ def parse_template(text: str) -> list[Block]:
             word = (item["symbol"],)
         else:
             group = item["group"].strip()
-            word = tuple(group.split()) if re.search(r"\s", group) else tuple(group)
+            word = tuple(group.split()) if words or re.search(r"\s", group) else tuple(group)
         raw = (item["exponent"] or "1").strip("{}").strip()
         exponent = _EXPONENT.match(raw)
-        if not word or exponent is None or not raw or exponent["times"] == "0":
+        times = int(exponent["times"] or 1) if exponent is not None else 0
+        if not word or exponent is None or times == 0 or "^" in "".join(word):
             raise UsageError(
-                f"cannot read {item[0].strip()!r} in the template: expected an exponent such as n, 2n, n+1, 3"
+                f"cannot read {item[0].strip()!r} in the template: expected a symbol, quotes around one that is a bracket "
+                "or ^, or symbols in parentheses, with an exponent such as n, 2n, n+1 or 3"
             )
-        times = int(exponent["times"] or 1) if exponent["variable"] else 0
-        blocks.append(Block(word, exponent["variable"], times, int(exponent["plus"] or 0)))
+        plus = int(exponent["plus"] or exponent["more"] or 0)
+        blocks.append(Block(word, exponent["variable"], times if exponent["variable"] else 0, plus))
     if not blocks:
         raise UsageError("the template is empty: write for example  a^n b^n")
     return blocks
@@ -99,51 +107,59 @@ class Template(Language):
         self._which = [self.variables.index(b.variable) if b.variable is not None else -1 for b in self.blocks]
         self._fixed = sum(len(b.word) * b.plus for b in self.blocks)
         self._sizes = [sum(len(b.word) * b.times for b in self.blocks if b.variable == v) for v in self.variables]
-        self._rows: dict[Row, list[float]] = {}
-        if max_length is not None and self._norm <= 0:
+        self._cached_row = lru_cache(maxsize=50_000)(self._joint_row)
+        if max_length is not None and self._log_norm == -math.inf:
             raise UsageError(f"{name}: no string has at most max_length = {max_length} symbols; raise it")
 
-    # Lengths: Σ sizes[v] · n_v + fixed.
+    # Lengths: Σ sizes[v] · n_v + fixed. All masses are logarithms.
 
     @cached_property
-    def _room(self) -> list[np.ndarray]:
-        """Under a limit: [v][r] = P(the exponents v, v+1, … take at most r symbols together)."""
+    def _lengths(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Under a limit: [v][r] = log P(the exponents v, v+1, … take exactly, or at most, r symbols together)."""
         assert self.max_length is not None
-        exactly = np.zeros(self.max_length + 1)
-        exactly[0] = 1.0
-        rooms = [exactly.cumsum()]
+        exactly = np.full(self.max_length + 1, -math.inf)
+        exactly[0] = 0.0
+        laws = [exactly]
         for law, size in zip(reversed(self.laws), reversed(self._sizes), strict=True):
-            widened = np.zeros_like(exactly)
+            widened = np.full_like(exactly, -math.inf)
             for n in range(law.low, self.max_length // size + 1):
-                if n * size <= self.max_length and law.pmf(n) > 0:
-                    widened[n * size :] += law.pmf(n) * exactly[: len(exactly) - n * size]
-            exactly = widened
-            rooms.append(exactly.cumsum())
-        return rooms[::-1]
+                shifted = law.log_pmf(n) + exactly[: len(exactly) - n * size]
+                widened[n * size :] = np.logaddexp(widened[n * size :], shifted)
+            laws.append(exactly := widened)
+        laws.reverse()
+        return laws, [np.logaddexp.accumulate(law) for law in laws]
 
     def _fits(self, first_free: int, taken: int) -> float:
-        """P(all exponents from `first_free` on leave the string within the limit), given `taken` symbols elsewhere."""
+        """log P(the exponents from `first_free` on leave the string within the limit), `taken` symbols being elsewhere."""
         if self.max_length is None:
-            return 1.0
+            return 0.0
         left = self.max_length - taken
-        return float(self._room[first_free][left]) if left >= 0 else 0.0
+        return float(self._lengths[1][first_free][left]) if left >= 0 else -math.inf
 
     @cached_property
-    def _norm(self) -> float:
+    def _log_norm(self) -> float:
         return self._fits(0, self._fixed)
 
     # Masses of single strings and prefixes: walk the blocks; exponents get their values where they first occur.
 
-    def _mass(self, row: Row, whole: bool) -> float:
-        """Unnormalised mass of the string `row`, or of all strings that start with it."""
-        return self._walk(row, whole, 0, 0, (), self._fixed, 1.0)
+    def _log_mass(self, row: Row, whole: bool) -> float:
+        """Log mass of the string `row`, or of all strings that start with it: a sum over disjoint cases."""
+        cases = list(self._walk(row, whole, 0, 0, (), self._fixed, 0.0))
+        top = max(cases, default=-math.inf)
+        if top == -math.inf:
+            return -math.inf
+        return top + math.log(math.fsum(math.exp(case - top) for case in cases)) - self._log_norm
 
-    def _walk(self, row: Row, whole: bool, block: int, position: int, values: Row, taken: int, mass: float) -> float:
+    def _walk(
+        self, row: Row, whole: bool, block: int, position: int, values: Row, taken: int, mass: float
+    ) -> Iterator[float]:
         if not whole and position >= len(row):
-            return mass * self._fits(len(values), taken)
+            yield mass + self._fits(len(values), taken)
+            return
         if block == len(self.blocks):
-            fits = self.max_length is None or taken <= self.max_length
-            return mass if whole and position == len(row) and fits else 0.0
+            if whole and position == len(row) and (self.max_length is None or taken <= self.max_length):
+                yield mass
+            return
         word, spec, which = self._words[block], self.blocks[block], self._which[block]
         room = len(row) - position
         matched = 0  # symbols from here on that the repeated word would match
@@ -151,37 +167,31 @@ class Template(Language):
             matched += 1
         if which < len(values):  # a fixed count, or an exponent that has its value
             need = len(word) * (spec.plus + (spec.times * values[which] if which >= 0 else 0))
-            if matched < min(need, room) or (whole and need > room):
-                return 0.0
-            return self._walk(row, whole, block + 1, position + need, values, taken, mass)
-        law, total = self.laws[which], 0.0
+            if matched >= min(need, room) and not (whole and need > room):
+                yield from self._walk(row, whole, block + 1, position + need, values, taken, mass)
+            return
+        law = self.laws[which]
         n = law.low
         while (need := len(word) * (spec.plus + spec.times * n)) < room or (whole and need == room):
-            if matched < need:
-                return total
-            if (p := law.pmf(n)) > 0:
-                taken_now = taken + self._sizes[which] * n
-                total += self._walk(row, whole, block + 1, position + need, (*values, n), taken_now, mass * p)
+            if matched < need or (law.high is not None and n > law.high):
+                return
+            if (p := law.log_pmf(n)) > -math.inf:
+                longer = taken + self._sizes[which] * n
+                yield from self._walk(row, whole, block + 1, position + need, (*values, n), longer, mass + p)
             n += 1
-            if law.high is not None and n > law.high:
-                return total
         if whole or matched < room:
-            return total
+            return
         # The prefix ends within this block: every larger exponent completes it.
         if self.max_length is None:
-            return total + mass * law.tail(n)
+            yield mass + law.log_tail(n)
+            return
         most = (self.max_length - taken) // self._sizes[which]
-        larger = range(n, most + 1 if law.high is None else min(most, law.high) + 1)
-        return total + mass * math.fsum(
-            law.pmf(m) * self._fits(which + 1, taken + self._sizes[which] * m) for m in larger
-        )
+        for m in range(n, most + 1 if law.high is None else min(most, law.high) + 1):
+            yield mass + law.log_pmf(m) + self._fits(which + 1, taken + self._sizes[which] * m)
 
     def _joint_row(self, row: Row) -> list[float]:
-        if row not in self._rows:
-            masses = [self._mass((*row, symbol), whole=False) for symbol in range(len(self.symbols))]
-            masses.append(self._mass(row, whole=True))
-            self._rows[row] = [math.log(mass / self._norm) if mass > 0 else -math.inf for mass in masses]
-        return self._rows[row]
+        masses = [self._log_mass((*row, symbol), whole=False) for symbol in range(len(self.symbols))]
+        return [*masses, self._log_mass(row, whole=True)]
 
     def joint_next(self, tokens: torch.Tensor) -> torch.Tensor:
         if self._trie is not None:
@@ -192,7 +202,7 @@ class Template(Language):
                 continue
             proper = list(itertools.takewhile(lambda token: token < len(self.symbols), rest))
             for t in range(len(proper) + 1):
-                values = self._joint_row(tuple(proper[:t]))
+                values = self._cached_row(tuple(proper[:t]))
                 joint[i, t] = torch.tensor(values, dtype=torch.float64)
                 if max(values) == -math.inf:
                     break
@@ -218,7 +228,8 @@ class Template(Language):
         taken = self._fixed
         for v, (law, size) in enumerate(zip(self.laws, self._sizes, strict=True)):
             ns = range(law.low, (self.max_length - taken) // size + 1)
-            cumulative = np.cumsum([law.pmf(n) * self._fits(v + 1, taken + size * n) for n in ns])
+            logs = np.array([law.log_pmf(n) + self._fits(v + 1, taken + size * n) for n in ns])
+            cumulative = np.cumsum(np.exp(logs - logs.max()))
             n = ns[int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))]
             values, taken = (*values, n), taken + size * n
         return values
@@ -232,36 +243,59 @@ class Template(Language):
     def mean_length(self) -> float:
         if self.max_length is None:
             return self._fixed + sum(s * law.mean() for s, law in zip(self._sizes, self.laws, strict=True))
-        lengths = np.diff(self._room[0], prepend=0.0)[: self.max_length - self._fixed + 1]
-        return self._fixed + float(np.arange(len(lengths)) @ lengths) / self._norm
+        lengths = np.exp(self._lengths[0][0][: self.max_length - self._fixed + 1] - self._log_norm)
+        return self._fixed + float(np.arange(len(lengths)) @ lengths)
 
     def list_support(self) -> Support | None:
         if self.max_length is None and any(law.high is None for law in self.laws):
             return None
+        if math.prod(self._counts()) > MOST_ASSIGNMENTS:
+            return None
         masses: dict[Row, float] = {}
-        for values, prob in self._assignments((), self._fixed, 1.0):
+        for values, log_p in self._assignments((), self._fixed, -self._log_norm):
             row = self._string(values)
-            masses[row] = masses.get(row, 0.0) + prob / self._norm
+            masses[row] = float(np.logaddexp(masses[row], log_p)) if row in masses else log_p
             if len(masses) > SUPPORT_LIMIT:
                 return None
-        return Support(list(masses), torch.tensor(list(masses.values()), dtype=torch.float64).log())
+        return Support(list(masses), torch.tensor(list(masses.values()), dtype=torch.float64))
+
+    def _counts(self) -> list[int]:
+        """How many values each exponent can have."""
+        counts = []
+        for law, size in zip(self.laws, self._sizes, strict=True):
+            most = math.inf if self.max_length is None else self.max_length // size
+            counts.append(int(max(min(most, math.inf if law.high is None else law.high) - law.low + 1, 0)))
+        return counts
 
     def _assignments(self, values: Row, taken: int, mass: float) -> Iterator[tuple[Row, float]]:
-        """All values of the exponents that the limit allows, with their probability."""
+        """All values of the exponents that the limit allows, with their log probability."""
         if len(values) == len(self.laws):
             yield values, mass
             return
         law, size = self.laws[len(values)], self._sizes[len(values)]
-        n = law.low
-        while (law.high is None or n <= law.high) and self._fits(len(values) + 1, taken + size * n) > 0:
-            if law.pmf(n) > 0:
-                yield from self._assignments((*values, n), taken + size * n, mass * law.pmf(n))
-            n += 1
+        for n in range(law.low, law.low + self._counts()[len(values)]):
+            longer, log_p = taken + size * n, mass + law.log_pmf(n)
+            if log_p + self._fits(len(values) + 1, longer) > -math.inf:
+                yield from self._assignments((*values, n), longer, log_p)
 
     def exact_entropy(self) -> float | None:
-        if self.max_length is None and self._injective:
+        if not self._injective:
+            return super().exact_entropy()
+        if self.max_length is None:
             return math.fsum(law.entropy() for law in self.laws)
-        return super().exact_entropy()
+        # Σ p ln p over the exponents within the limit, by length, in the entropy semiring: (p, p ln p) pairs.
+        mass, weighted = np.zeros(self.max_length + 1), np.zeros(self.max_length + 1)
+        mass[0] = 1.0
+        for law, size in zip(self.laws, self._sizes, strict=True):
+            wider, heavier = np.zeros_like(mass), np.zeros_like(mass)
+            for n in range(law.low, self.max_length // size + 1):
+                p, log_p, end = math.exp(law.log_pmf(n)), law.log_pmf(n), len(mass) - n * size
+                if p > 0:
+                    wider[n * size :] += p * mass[:end]
+                    heavier[n * size :] += p * weighted[:end] + p * log_p * mass[:end]
+            mass, weighted = wider, heavier
+        room = self.max_length - self._fixed + 1
+        return float(self._log_norm - weighted[:room].sum() / math.exp(self._log_norm))
 
     @cached_property
     def _injective(self) -> bool:

@@ -12,24 +12,24 @@ class PrefixTrie:
 
     def __init__(self, support: Support, n_outputs: int) -> None:
         children: list[list[int]] = [[0] * (n_outputs - 1), [0] * (n_outputs - 1)]
-        ends: list[float] = [0.0, 0.0]
-        masses: list[float] = [0.0, 0.0]
-        for row, prob in zip(support.rows, support.log_probs.exp().tolist(), strict=True):
+        nodes: list[int] = []  # one entry for every string and every prefix of it,
+        log_masses: list[float] = []  # with the string's log mass
+        last: list[int] = []
+        for row, log_mass in zip(support.rows, support.log_probs.tolist(), strict=True):
             node = 1
-            masses[node] += prob
+            nodes.append(node)
             for symbol in row:
                 if children[node][symbol] == 0:
                     children[node][symbol] = len(children)
                     children.append([0] * (n_outputs - 1))
-                    ends.append(0.0)
-                    masses.append(0.0)
                 node = children[node][symbol]
-                masses[node] += prob
-            ends[node] += prob
+                nodes.append(node)
+            log_masses += [log_mass] * (len(row) + 1)
+            last.append(node)
         self.children = torch.tensor(children)  # [nodes, V−1]
-        mass = torch.tensor(masses, dtype=torch.float64)
-        end = torch.tensor(ends, dtype=torch.float64)
-        self.joint = torch.cat([mass[self.children], end[:, None]], 1).log()  # [nodes, V]
+        mass = _log_sums(torch.tensor(nodes), torch.tensor(log_masses, dtype=torch.float64), len(children))
+        end = _log_sums(torch.tensor(last), support.log_probs, len(children))
+        self.joint = torch.cat([mass[self.children], end[:, None]], 1)  # [nodes, V]
 
     def joint_next(self, tokens: torch.Tensor, bos: int) -> torch.Tensor:
         """Tokens [N, T], BOS first → log joint masses [N, T, V]."""
@@ -41,3 +41,12 @@ class PrefixTrie:
             node = torch.where(column < n_symbols, self.children[node, symbol], 0)
             nodes.append(node)
         return self.joint[torch.stack(nodes, 1)]
+
+
+def _log_sums(index: torch.Tensor, logs: torch.Tensor, size: int) -> torch.Tensor:
+    """log Σ exp(logs) over the entries of each index, −inf where there are none."""
+    top = torch.full((size,), -torch.inf, dtype=torch.float64).scatter_reduce(0, index, logs, "amax")
+    sums = torch.zeros(size, dtype=torch.float64).scatter_add(
+        0, index, (logs - top[index]).nan_to_num(-torch.inf).exp()
+    )
+    return top + sums.log()
