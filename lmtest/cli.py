@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -214,12 +215,14 @@ def main() -> None:
 
 
 def _run() -> int:
+    # Outside training there is nothing to save, but the exit code is the same as for Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = app(standalone_mode=False)
     except Interrupted as error:
         return _say(f"{error}; --resume continues", 130)
     except (KeyboardInterrupt, typer.Abort):
-        return _say("interrupted", 130)
+        return _say("what was saved is whole; --resume continues", 130)
     except UsageError as error:
         return _say(str(error), 2)
     except CommandLineError as error:
@@ -227,6 +230,8 @@ def _run() -> int:
         return 2
     except (LmtestError, OSError) as error:
         return _say(str(error), 1)
+    if code == 130:  # how typer reports Ctrl-C
+        return _say("what was saved is whole; --resume continues", 130)
     return code if isinstance(code, int) else 0
 
 

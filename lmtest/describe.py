@@ -48,6 +48,8 @@ def describe(language: Language, length: int, draws: int) -> dict[str, Any]:
 
 
 def _prompts(language: Language, length: int) -> dict[str, Any] | str:
+    if length < 1:
+        raise UsageError(f"expected a prompt length of at least 1, found {length}")
     try:
         inside, outside = prompts_of_length(language, length)
     except UsageError as error:

@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 
 from lmtest import __version__, atomic
+from lmtest.claims import VERDICT_COLUMNS
 from lmtest.errors import UsageError
 from lmtest.languages import Language
 from lmtest.study import Study, dump
@@ -31,6 +32,21 @@ MEASUREMENT_COLUMNS = [
     *IDENTITY,
     *("evaluator", "measure", "prompt_set", "decoding", "value", "lower", "upper", "count", "chance", "saturated"),
 ]
+COLUMNS = {
+    "certificates": CERTIFICATE_COLUMNS,
+    "measurements": MEASUREMENT_COLUMNS,
+    "trajectory": [*MEASUREMENT_COLUMNS, "step", "kl"],
+    "completions": [*IDENTITY, "prompt_set", "prompt", "decoding", "completion", "finished"],
+    "verdicts": list(VERDICT_COLUMNS),
+}
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A parquet file; UsageError where it is damaged."""
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} is damaged ({error}): delete it, and --resume makes it again") from None
 
 
 @dataclass(frozen=True)
@@ -46,10 +62,10 @@ class Run:
             raise UsageError(
                 f"{self.directory} has no {path.name}: it is no finished run; lmtest run … --resume finishes it"
             )
-        try:
-            return pd.read_parquet(path)
-        except (OSError, ValueError) as error:
-            raise UsageError(f"cannot read {path}: {error}; delete it, and --resume writes it again") from None
+        table = read_table(path)
+        if missing := [column for column in COLUMNS[name] if column not in table]:
+            raise UsageError(f"{path} lacks the column {missing[0]!r}: it is of another version, or no such table")
+        return table
 
     @property
     def certificates(self) -> pd.DataFrame:
@@ -117,7 +133,9 @@ def open_directory(directory: Path, resolved: dict[str, Any], config_text: str, 
     path = directory / "resolved.json"
     if directory.exists() and not directory.is_dir():
         raise UsageError(f"{directory} is a file: name a folder with --out")
-    occupied = directory.is_dir() and any(directory.iterdir())
+    # A run that was killed at its very beginning leaves no more than these; nothing is lost by starting afresh.
+    begun = directory.is_dir() and all(p.name == "config.toml" or p.suffix == ".tmp" for p in directory.iterdir())
+    occupied = directory.is_dir() and any(directory.iterdir()) and not (begun and resume)
     if occupied and not resume:
         raise UsageError(f"the output folder {directory} exists: --resume continues it, or name another with --out")
     if occupied and path.is_file():
@@ -137,8 +155,11 @@ def open_directory(directory: Path, resolved: dict[str, Any], config_text: str, 
         raise UsageError(
             f"{directory} is no run directory (it has files, but no resolved.json): name another with --out"
         )
-    atomic.write_text(directory / "config.toml", config_text)
-    atomic.write_json(path, resolved)
+    try:
+        atomic.write_text(directory / "config.toml", config_text)
+        atomic.write_json(path, resolved)
+    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        raise UsageError(f"cannot write to {directory}: {error.strerror}; name another folder with --out") from None
 
 
 def _differences(found: Any, expected: Any, place: str = "") -> list[str]:

@@ -30,7 +30,10 @@ class DryRun:
 def dry_run(name: str, study: Study, language: Language, jobs: int, device: str) -> DryRun:
     """Builds one stack of every model × variant, times a few updates, and adds up."""
     workshop = Workshop(name, study, language, Path(), device)
-    prompts = study.evaluators.rule_extrapolation.evaluator(language).prompt_sets["ood_trained"].rows
+    sets = study.evaluators.rule_extrapolation.evaluator(language).prompt_sets
+    prompts = sets["ood_trained"].rows
+    counts = {name: len(prompt_set.rows) for name, prompt_set in sets.items()}
+    counts["ood"] = counts["ood_trained"] + counts["ood_heldout"]
     update_seconds: dict[tuple[str, str], float] = {}
     rows = []
     for cell in cells(study):
@@ -49,5 +52,7 @@ def dry_run(name: str, study: Study, language: Language, jobs: int, device: str)
     table = pd.DataFrame(rows, columns=["model", "variant", "seeds", "parameters", "steps", "training_seconds"])
     parallel = min(jobs, len(table))
     return DryRun(
-        table, attainability(study.claims, len(study.seed_list)), float(table["training_seconds"].sum()) / parallel
+        table,
+        attainability(study.claims, len(study.seed_list), counts),
+        float(table["training_seconds"].sum()) / parallel,
     )

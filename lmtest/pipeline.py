@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -17,7 +18,7 @@ from lmtest import atomic, directory
 from lmtest.cells import Cell, Workshop, cells
 from lmtest.claims import judge
 from lmtest.directory import Run
-from lmtest.errors import UsageError
+from lmtest.errors import Interrupted, UsageError
 from lmtest.pool import one_thread, run_cells
 from lmtest.report import write_report
 from lmtest.study import Study, load_study
@@ -90,6 +91,9 @@ def run_study(
         )
         for name, table in tables.items():
             atomic.write_parquet(where / f"{name}.parquet", table)
+    except BaseException as error:
+        log("interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed", error=str(error))
+        raise
     finally:
         shown.stop()
         environment["seconds"] = round(environment["seconds"] + time.monotonic() - started, 1)
@@ -105,7 +109,7 @@ def collect(workshop: Workshop, everything: Sequence[Cell]) -> dict[str, pd.Data
         references = workshop.references()
     tables = {}
     for name in ("certificates", "measurements", "trajectory", "completions"):
-        parts = [pd.read_parquet(cell.table(workshop.directory, name)) for cell in everything]
+        parts = [directory.read_table(cell.table(workshop.directory, name)) for cell in everything]
         tables[name] = pd.concat(parts + ([references[name]] if name in references else []), ignore_index=True)
     return tables
 
@@ -142,6 +146,7 @@ def _environment(where: Path, device: str, jobs: int) -> dict[str, Any]:
     environment = directory.environment(device, jobs, sys.argv)
     path = where / "env.json"
     if path.is_file():
-        environment["seconds"] = json.loads(path.read_text("utf-8"))["seconds"]
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # a damaged record of the past stops nobody
+            environment["seconds"] = float(json.loads(path.read_text("utf-8"))["seconds"])
     atomic.write_json(path, environment)
     return environment

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import queue
 import signal
 import threading
@@ -119,7 +120,16 @@ def _start_worker(directory: Path, device: str, messages: Any, stop: Any) -> Non
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)
+    # A killed parent must not leave workers behind that train on unseen; what they have saved is whole.
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     _worker.update(workshop=Workshop.load(directory, device), messages=messages, stop=stop)
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _run_in_worker(cell: Cell) -> None:

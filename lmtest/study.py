@@ -112,17 +112,31 @@ def load_study(
     language = load_language(_language_path(study.language, path.parent))
     evaluator = study.evaluators.rule_extrapolation.evaluator(language)
     try:
-        if not language.rules:
-            raise UsageError(f"the language {language.name} has no rules: add a [rules] table to its file")
-        _ = evaluator.prompt_sets
-        check_claims(study.claims, set(study.models), set(study.variants), set(evaluator.measures))
+        prompt_sets = {*evaluator.prompt_sets, "ood"}
+        measures, decodings = set(evaluator.measures), set(evaluator.config.decodings)
+        check_claims(study.claims, set(study.models), set(study.variants), measures, prompt_sets, decodings)
+        for row in study.published:
+            for found, known in (
+                (row.variant, set(study.variants)),
+                (row.model or next(iter(study.models)), set(study.models)),
+                (row.measure, measures),
+                (row.prompt_set, prompt_sets),
+                (row.decoding, decodings),
+            ):
+                if found not in known:
+                    raise UsageError(f"published {row.label!r}: unknown {found!r}; {nearest(found, known)}")
+        study.training.check(language)
+        for objective in study.variants.values():
+            objective.check(language)
+        support = language.support()
+        longest = max(
+            evaluator.config.prompt_length + evaluator.config.max_new_tokens,
+            0 if support is None else max(map(len, support.rows)),
+        )
+        for model in study.models.values():
+            model.check(longest)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
-    for row in study.published:
-        if row.variant not in study.variants:
-            raise UsageError(
-                f"{path}: published {row.label!r}: unknown variant; {nearest(row.variant, study.variants)}"
-            )
     return study, language
 
 

@@ -69,7 +69,7 @@ def test_claims_exits_with_4_where_one_is_undecided(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], finished: Path
 ) -> None:
     assert lmtest(monkeypatch, "claims", finished, "--json") == 4
-    assert len(json.loads(capsys.readouterr().out)) == 6
+    assert len(json.loads(capsys.readouterr().out)) == 7
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,20 @@ def test_dry_run_shows_cells_cost_and_attainability(
         (["run", "MAIN", "--set", "claims.0.marginn=1"], "did you mean 'margin'?"),
         (["run", "MAIN", "--set", 'claims.0.variants=["normal","orcale"]'], "did you mean 'oracle'?"),
         (["run", "MAIN", "--set", "evaluators.rule_extrapolation.prompt_length=0"], "prompt length of at least 1"),
-        (["run", "MAIN", "--set", "language=palindromes"], "has no rules"),
+        (["run", "MAIN", "--set", "language=palindromes"], "none is out of distribution"),
+        (["run", "MAIN", "--set", "claims.1.prompt_set=odd"], "unknown prompt_set 'odd'; did you mean 'ood'?"),
+        (["run", "MAIN", "--set", "claims.6.decoding=beam"], "unknown decoding 'beam'"),
+        (["run", "MAIN", "--set", "published.1.measure=R9"], "unknown 'R9'"),
+        (["run", "MAIN", "--set", "variants.adversarial.rule=R9"], "breaks rule 'R9'"),
+        (["run", "MAIN", "--set", "language=anbn_geometric"], 'batch = "support" needs'),
+        (["run", "MAIN", "--set", "language=dyck2", "--set", "claims=[]", "--set", "published=[]"], "too many"),
+        (
+            ["run", "MAIN", "--set", "models.transformer.positions=learned", "--set", "models.transformer.context=20"],
+            "do not fit a context of 20",
+        ),
+        (["describe", "anbn", "--length", "0"], "at least 1, found 0"),
+        (["sample", "anbn", "--seed", "-3"], "found -3"),
+        (["run", "MAIN", "--out", "/proc/nope"], "cannot write to /proc/nope"),
         (["run", "MAIN", "--seeds", "7-"], "cannot read the seeds"),
         (["run", "MAIN", "--seeds", "3,3"], "distinct seeds"),
         (["run", "MAIN", "--device", "tpu"], "expected auto, cpu or cuda"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -213,6 +214,76 @@ def test_ctrl_c_on_the_command_line_exits_with_130_and_resumes(straight: Run, tm
     assert process.returncode == 130
     assert "--resume continues" in errors
     assert not list(out.rglob("*.tmp"))
+
+
+def test_workers_die_with_a_killed_parent(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    sets = [word for key in (*TINY, "training.steps=100000", "training.probe_every=50000") for word in ("--set", key)]
+    command = [sys.executable, "-m", "lmtest.cli", "run", str(MAIN), "--out", str(out), "--seeds", "0-3", "--jobs", "2"]
+    process = subprocess.Popen([*command, *sets, "--quiet"], start_new_session=True)
+    deadline = time.monotonic() + 60
+    while len(group(process.pid)) < 3 and time.monotonic() < deadline:
+        time.sleep(0.3)
+    assert len(group(process.pid)) >= 3
+    time.sleep(8)  # the workers have started up
+    process.kill()
+    process.wait()
+    while group(process.pid) and time.monotonic() < deadline + 60:
+        time.sleep(0.3)
+    assert not group(process.pid)
+
+
+def group(leader: int) -> list[int]:
+    """Living processes of a process group."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[2]) == leader and fields[0] != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+def test_a_run_killed_at_its_very_beginning_starts_afresh(tmp_path: Path) -> None:
+    out = tmp_path / "half"
+    out.mkdir()
+    (out / "config.toml").write_text("half wri")
+    (out / ".resolved.json.1-2.tmp").write_text("{")
+    assert len(tiny(out, resume=True, seeds="0", overrides=(*TINY, "claims=[]")).certificates) == 7
+
+
+def test_damaged_tables_and_records_are_said_or_passed_over(straight: Run, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(straight.directory, out)
+    (out / "env.json").write_text('{"seconds": ')
+    tiny(out, resume=True)
+    victim = next((out / "cells").rglob("completions.parquet"))
+    victim.write_bytes(victim.read_bytes()[:100])
+    with pytest.raises(UsageError, match=r"completions.parquet is damaged .* delete it"):
+        tiny(out, resume=True)
+    victim.unlink()
+    same_tables(straight, tiny(out, resume=True))
+    straight.certificates.to_parquet(out / "verdicts.parquet")
+    with pytest.raises(UsageError, match="lacks the column 'claim'"):
+        _ = Run(out).verdicts
+
+
+def test_a_language_without_rules_can_be_trained_and_certified(tmp_path: Path) -> None:
+    study = tmp_path / "study.toml"
+    study.write_text(
+        'title = "dyck"\nlanguage = "dyck2"\nseeds = 2\n[models.small]\nlayers = 1\nwidth = 8\nheads = 2\nfeed_forward = 8\n'
+        "[training]\nsteps = 5\nprobe_every = 5\nbatch = 8\n[variants.normal]\n"
+        'objective = "maximum_likelihood"\n[saturation]\ndraws = 20\n'
+        "[evaluators.rule_extrapolation]\nprompt_length = 3\nmax_new_tokens = 8\nsamples = 10\n"
+    )
+    run = run_study(study, out=tmp_path / "out", jobs=1)
+    assert set(run.measurements["measure"]) == {"grammatical", "finish_rate"}
+    trained = run.certificates[run.certificates["variant"] == "normal"]
+    assert not trained["exact"].any()
+    assert (trained["kl_lower"] < trained["kl"]).all()
+    assert (run.directory / "report.html").is_file()
 
 
 def test_stacks_are_cut_by_the_study_alone() -> None:

@@ -63,7 +63,7 @@ def test_the_python_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     language = names["language"]
     assert language.next_symbol_law("aaa") == pytest.approx({"a": 13 / 14, "b": 1 / 14, "<eos>": 0.0})
     np.testing.assert_allclose(language.log_prob(["aabb", "ba"]), [-np.log(16), -np.inf])
-    assert len(names["run"].verdicts) == 6
+    assert len(names["run"].verdicts) == 7
 
 
 def test_the_language_file_of_the_readme(tmp_path: Path) -> None:

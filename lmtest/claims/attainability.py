@@ -2,43 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy.stats import chi2
 
 from lmtest.claims import statistics as st
-from lmtest.claims.schema import Claim, Difference, Order, Threshold
+from lmtest.claims.schema import Claim, Difference, Heterogeneity, Order, Threshold
 
 MOST_SEEDS = 64
 """Where the search for the seeds that a claim needs ends."""
 
 
-def attainability(claims: Sequence[Claim], n_seeds: int) -> pd.DataFrame:
+def attainability(claims: Sequence[Claim], n_seeds: int, prompts: Mapping[str, int] | None = None) -> pd.DataFrame:
     """One row a claim: `claim kind smallest_p attainable needed_seeds`, for `n_seeds` seeds of each variant.
 
     `smallest_p` is raw; `attainable`: whether Holm's p value is ≤ 0.05 when every claim of the study has its smallest.
-    `needed_seeds`: the fewest for which this claim is attainable among these claims, missing where 64 are too few.
+    `prompts`: how many there are in each prompt set (default: as many as it takes). `needed_seeds`: the fewest for which
+    this claim is attainable among these claims, missing where 64 are too few.
     """
     needed: list[int | None] = [None] * len(claims)
     for n in range(1, MOST_SEEDS + 1):
         if None not in needed:
             break
-        can = _attainable(claims, n)
+        can = _attainable(claims, n, prompts)
         needed = [n if fewest is None and can[i] else fewest for i, fewest in enumerate(needed)]
     return pd.DataFrame(
         {
             "claim": pd.Series([claim.id for claim in claims], dtype="str"),
             "kind": pd.Series([claim.kind for claim in claims], dtype="str"),
-            "smallest_p": pd.Series([smallest_p(claim, n_seeds) for claim in claims], dtype="float64"),
-            "attainable": pd.Series(_attainable(claims, n_seeds), dtype="bool"),
+            "smallest_p": pd.Series([smallest_p(claim, n_seeds, prompts) for claim in claims], dtype="float64"),
+            "attainable": pd.Series(_attainable(claims, n_seeds, prompts), dtype="bool"),
             "needed_seeds": pd.Series(needed, dtype="Int64"),
         }
     )
 
 
-def smallest_p(claim: Claim, n_seeds: int) -> float:
+def smallest_p(claim: Claim, n_seeds: int, prompts: Mapping[str, int] | None = None) -> float:
     """The smallest raw p value that the claim's test can give with `n_seeds` seeds of each variant."""
     match claim:
         case Order():
@@ -47,9 +49,12 @@ def smallest_p(claim: Claim, n_seeds: int) -> float:
             return min(1.0, 2 * st.smallest_greater(n_seeds, n_seeds))
         case Threshold():
             return st.smallest_positive(n_seeds)
+        case Heterogeneity() if n_seeds >= 2 and prompts is not None:
+            # Cochran's Q is largest where every prompt tells the same seeds apart: prompts · (seeds − 1).
+            return float(chi2.sf(prompts.get(str(claim.prompt_set), 0) * (n_seeds - 1), n_seeds - 1))
         case _:
             return 0.0 if n_seeds >= 2 else 1.0
 
 
-def _attainable(claims: Sequence[Claim], n_seeds: int) -> npt.NDArray[np.bool_]:
-    return st.holm([smallest_p(claim, n_seeds) for claim in claims]) <= st.ALPHA
+def _attainable(claims: Sequence[Claim], n_seeds: int, prompts: Mapping[str, int] | None) -> npt.NDArray[np.bool_]:
+    return st.holm([smallest_p(claim, n_seeds, prompts) for claim in claims]) <= st.ALPHA

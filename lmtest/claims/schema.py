@@ -145,11 +145,16 @@ def resolve_model(claim: Claim, models: Collection[str]) -> str:
 
 
 def check_claims(
-    claims: Sequence[Claim], models: Collection[str], variants: Collection[str], measures: Collection[str]
+    claims: Sequence[Claim],
+    models: Collection[str],
+    variants: Collection[str],
+    measures: Collection[str],
+    prompt_sets: Collection[str],
+    decodings: Collection[str],
 ) -> None:
-    """Raises UsageError where a claim names what the study does not have: a model, a variant, a measure.
+    """Raises UsageError where a claim names what the study does not have: a model, a variant, a measure, prompts, …
 
-    `models`, `variants`: the trained ones; `measures`: those of the study's evaluators ("kl" is always known).
+    `models`, `variants`: the trained ones; the rest: those of the study's evaluators ("kl" is always known).
     """
     if repeated := [name for name, times in Counter(claim.id for claim in claims).items() if times > 1]:
         raise UsageError(f"expected a unique id for each claim, found {repeated[0]!r} more than once; rename one")
@@ -160,3 +165,9 @@ def check_claims(
                 raise UsageError(f"claim {claim.id!r}: unknown variant {variant!r}; {nearest(variant, variants)}")
         if claim.measure not in (known := {*measures, KL}):
             raise UsageError(f"claim {claim.id!r}: unknown measure {claim.measure!r}; {nearest(claim.measure, known)}")
+        if claim.prompt_set is not None and claim.prompt_set not in prompt_sets:
+            hint = nearest(claim.prompt_set, prompt_sets)
+            raise UsageError(f"claim {claim.id!r}: unknown prompt_set {claim.prompt_set!r}; {hint}")
+        if claim.prompt_set is not None and claim.decoding not in decodings:
+            hint = nearest(claim.decoding, decodings)
+            raise UsageError(f"claim {claim.id!r}: unknown decoding {claim.decoding!r}; {hint}")

@@ -213,4 +213,4 @@ def clustered_share(outcomes: np.ndarray, clusters: np.ndarray) -> tuple[float, 
         variance = (residuals**2).sum() / n**2 * len(sizes) / (len(sizes) - 1)
         effective = float(np.clip(share * (1 - share) / variance if variance > 0 else n, len(sizes), n))
     lower, upper = proportion_confint(share * effective, effective, method="wilson")
-    return share, float(lower), float(upper)
+    return share, min(float(lower), share), max(float(upper), share)  # rounding may cross by 1e-17

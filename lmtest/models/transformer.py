@@ -45,6 +45,14 @@ class TransformerConfig(Table):
             raise ValueError(f"rotary positions need an even head size, found {self.width // self.heads}")
         return self
 
+    def check(self, longest: int) -> None:
+        """Raises UsageError where strings of `longest` symbols do not fit the context."""
+        if self.positions == "learned" and longest >= self.context:
+            raise UsageError(
+                f"strings (and prompts with their completions) of up to {longest} symbols do not fit a context of "
+                f"{self.context} positions (BOS included); raise `context`, or shorten the completions"
+            )
+
     def build(self, vocabulary: Vocabulary, seeds: Sequence[int], device: str = "cpu") -> Transformer:
         return Transformer(self, vocabulary, seeds, device)
 

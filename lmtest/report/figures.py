@@ -277,14 +277,17 @@ def _reference(rows: pd.DataFrame, name: str) -> float:
 def _published_ticks(ax: Axes, run: RunTables, model: str) -> None:
     """Published values as ticks on the y axis: they were not measured at our loss, so they have no place inside."""
     values: dict[str, list[float]] = defaultdict(list)
+    finished: dict[str, bool] = {}
     for entry in run.resolved["published"]:
         here = entry["prompt_set"] == "ood" and entry.get("model") in (None, model)
         if here and str(entry["measure"]).startswith(HEADLINE) and entry["value"] is not None:
             values[str(entry["variant"])].append(float(entry["value"]))
+            finished[str(entry["variant"])] = str(entry["measure"]).endswith("_finished")
     marks = sorted((sum(found) / len(found), variant) for variant, found in values.items())
     for y, (_, variant) in zip(spread([mean for mean, _ in marks], 0.1, 0.01, 1.0), marks, strict=True):
         place: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "color": colours(run).get(variant, SOFT)}
         for value in values[variant]:
             ax.plot([0, 0.014], [value, value], lw=2, clip_on=False, **place)
         text = " and ".join(f"{value:.2f}" for value in sorted(values[variant]))
-        ax.text(0.02, y, f"published {variant}\n{text}", va="center", fontsize=9, linespacing=1.1, **place)
+        note = " of finished" if finished[variant] else ""
+        ax.text(0.02, y, f"published {variant}:\n{text}{note}", va="center", fontsize=9, linespacing=1.1, **place)

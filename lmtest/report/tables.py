@@ -132,11 +132,13 @@ def load(directory: Path) -> RunTables:
     """
     directory = Path(directory)
     if not directory.is_dir():
-        raise UsageError(f"expected a run directory, found no folder {directory}: make one with {_remedy(directory)}")
+        raise UsageError(
+            f"expected a run directory, found no folder {directory}: `lmtest run STUDY.toml --out {directory}` makes one"
+        )
     resolved = _json(directory / "resolved.json")
     if absent := [key for key in RESOLVED if key not in resolved]:
         raise UsageError(
-            f"{directory / 'resolved.json'} lacks {', '.join(absent)}: write it anew with {_remedy(directory)}"
+            f"{directory / 'resolved.json'} lacks {', '.join(absent)}: {_remedy(directory / 'resolved.json')}"
         )
     return RunTables(
         resolved=resolved,
@@ -209,15 +211,16 @@ def ordered_prompts(run: RunTables, rows: pd.DataFrame) -> tuple[dict[str, list[
     return groups, ticks, f"OOD prompts, by #{symbols[0]} − #{symbols[1]} in the prompt"
 
 
-def _remedy(directory: Path) -> str:
-    return f"`lmtest run STUDY.toml --out {directory} --resume`"
+def _remedy(path: Path) -> str:
+    """What makes a missing or damaged file anew; resolved.json alone says whose run it is, so nothing can."""
+    if path.name == "resolved.json":
+        return "restore it, or start afresh with another --out"
+    return f"delete it where it is damaged, and `lmtest run STUDY.toml --out {path.parent} --resume` makes it"
 
 
 def _require(path: Path) -> None:
     if not path.is_file():
-        raise UsageError(
-            f"expected a finished run, found no {path.name} in {path.parent}: {_remedy(path.parent)} makes it"
-        )
+        raise UsageError(f"expected a finished run, found no {path.name} in {path.parent}: {_remedy(path)}")
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -225,9 +228,9 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UsageError(f"{path} is not JSON ({error}): delete it and run {_remedy(path.parent)}") from error
+        raise UsageError(f"{path} is not JSON ({error}): {_remedy(path)}") from error
     if not isinstance(value, dict):
-        raise UsageError(f"expected an object in {path}, found a {type(value).__name__}: {_remedy(path.parent)}")
+        raise UsageError(f"expected an object in {path}, found a {type(value).__name__}: {_remedy(path)}")
     return value
 
 
@@ -238,12 +241,9 @@ def _parquet(path: Path, columns: tuple[str, ...], *, optional: bool = False) ->
     try:
         frame = pd.read_parquet(path)
     except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
-        raise UsageError(f"{path} is not parquet ({error}): delete it and run {_remedy(path.parent)}") from error
+        raise UsageError(f"{path} is not parquet ({error}): {_remedy(path)}") from error
     if optional and frame.empty:
         return pd.DataFrame(columns=list(columns))
     if absent := [column for column in columns if column not in frame.columns]:
-        raise UsageError(
-            f"{path} lacks the columns {', '.join(absent)}: it is of another version; delete it and run "
-            f"{_remedy(path.parent)}"
-        )
+        raise UsageError(f"{path} lacks the columns {', '.join(absent)}: it is of another version; {_remedy(path)}")
     return frame

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -35,7 +35,7 @@ class TrainingConfig(Table):
     weight_decay: float = Field(0.01, ge=0)
     beta2: float = Field(0.999, gt=0, lt=1)
     """AdamW's memory of squared gradients: near the floor they fall fast, and a long memory makes the loss spike."""
-    batch: Literal["support"] | int = "support"
+    batch: Literal["support"] | Annotated[int, Field(ge=1)] = "support"
     """"support": every string of the language with its exact weight; a number: so many fresh strings a step."""
     clip: float = Field(1.0, gt=0)
     """Largest gradient norm, of each seed for itself; inf: no clipping."""
@@ -44,6 +44,14 @@ class TrainingConfig(Table):
     probe_every: int = Field(100, ge=1)
     stop_below: float | None = Field(None, gt=0)
     """A seed stops as soon as its certificate's upper end (on draws of its own) is below so many nats per string."""
+
+    def check(self, language: Language) -> None:
+        """Raises UsageError where the language cannot be trained on so."""
+        if self.batch == "support" and language.support() is None:
+            raise UsageError(
+                f'batch = "support" needs a language whose strings can be listed; {language.name} has too many: '
+                "give a number of fresh strings per step, such as batch = 128"
+            )
 
 
 Probe = Callable[[StackedModel, int], list[dict[str, Any]]]
@@ -128,13 +136,8 @@ class Steps:
         self.model, self.language, self.objective, self.config = model, language, objective, config
         self.floor = 0.0 if (exact := language.exact_entropy()) is None else exact
         self.support: Batch | None = None
-        if config.batch == "support":
-            support = language.support()
-            if support is None:
-                raise UsageError(
-                    f'batch = "support" needs a language whose strings can be listed; {language.name} has too many: '
-                    "give a number of fresh strings per step, such as batch = 128"
-                )
+        config.check(language)
+        if config.batch == "support" and (support := language.support()) is not None:
             self.support = self._whole(support).to(model.device)
         targets = objective.targets(language, prompts)
         self.shown = (

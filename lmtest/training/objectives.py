@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lmtest.errors import UsageError
+from lmtest.errors import UsageError, nearest
 from lmtest.languages.base import Language, Row
 from lmtest.models.decoding import decode
 from lmtest.models.reference import RuleKeeper
@@ -27,6 +27,9 @@ class MaximumLikelihood(Table):
 
     objective: Literal["maximum_likelihood"]
 
+    def check(self, language: Language) -> None:
+        """Every language will do."""
+
     def targets(self, language: Language, prompts: Sequence[Row]) -> list[Row] | None:
         return None
 
@@ -36,6 +39,13 @@ class _Shown(Table):
     """Factor of the completion loss (mean nats per completion token) against the language's (likewise per token)."""
     batch: int = Field(32, ge=1)
     """Prompts a step."""
+
+    def check(self, language: Language) -> None:
+        """Raises UsageError where the language has no rules to keep or to break."""
+        if not language.rules:
+            raise UsageError(
+                f"{language.name} has no rules, so there are no completions to show: add a [rules] table to it"
+            )
 
 
 class Oracle(_Shown):
@@ -53,10 +63,17 @@ class Adversarial(_Shown):
     objective: Literal["adversarial"]
     rule: str = "R1"
 
-    def targets(self, language: Language, prompts: Sequence[Row]) -> list[Row] | None:
+    def check(self, language: Language) -> None:
+        """Raises UsageError where the language does not have the rule."""
+        super().check(language)
         if self.rule not in language.rules:
-            known = ", ".join(language.rules) or "none"
-            raise UsageError(f"the adversarial objective breaks rule {self.rule!r}; {language.name} has: {known}")
+            hint = nearest(self.rule, language.rules)
+            raise UsageError(
+                f"the adversarial objective breaks rule {self.rule!r}, which {language.name} lacks; {hint}"
+            )
+
+    def targets(self, language: Language, prompts: Sequence[Row]) -> list[Row] | None:
+        self.check(language)
         kept = keeper_completions(language, prompts)
         return [_spoil(language, self.rule, prompt, good) for prompt, good in zip(prompts, kept, strict=True)]
 

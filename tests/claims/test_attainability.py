@@ -8,8 +8,10 @@ from importlib import import_module
 import numpy as np
 import pandas as pd
 import pytest
+from pydantic import TypeAdapter
 
 from lmtest.claims import Claim, Difference, Equivalence, Heterogeneity, Order, Threshold, attainability
+from lmtest.claims.attainability import smallest_p
 
 ON = {"statement": "It holds.", "measure": "R1", "prompt_set": "ood"}
 CLAIMS: Sequence[Claim] = [
@@ -54,3 +56,20 @@ def test_a_claim_beyond_the_most_seeds_tried_has_none(monkeypatch: pytest.Monkey
 
 def test_no_claims_give_an_empty_table() -> None:
     assert attainability([], 8).empty
+
+
+def test_few_prompts_cannot_tell_few_seeds_apart() -> None:
+    claim: Claim = TypeAdapter(Claim).validate_python(
+        {
+            "kind": "heterogeneity",
+            "id": "h",
+            "statement": "…",
+            "measure": "R1",
+            "prompt_set": "ood",
+            "variant": "normal",
+        }
+    )
+    # Two seeds that differ on each of three prompts in the same way: Q = 3 at one degree of freedom.
+    assert smallest_p(claim, 2, {"ood": 3}) == pytest.approx(0.0833, abs=1e-3)
+    assert not attainability([claim], 2, {"ood": 3})["attainable"].all()
+    assert attainability([claim], 2, {"ood": 100})["attainable"].all()

@@ -125,16 +125,16 @@ def test_names_that_the_study_does_not_have_are_refused_with_a_hint(
 ) -> None:
     stated = claim(**({"kind": "order", "variants": ["normal", "oracle"]} | keys))
     with pytest.raises(UsageError, match=message):
-        check_claims([stated], models, ["normal", "oracle"], ["R1"])
+        check_claims([stated], models, ["normal", "oracle"], ["R1"], ["ood"], ["greedy"])
 
 
 def test_known_names_pass_and_repeated_ids_do_not() -> None:
     stated = claim(kind="order", variants=["normal", "oracle"])
     keys = {"variants": ["normal", "oracle"], "margin": 1.0, "measure": "kl", "prompt_set": None}
     loss = claim(id="s/kl", kind="equivalence", **keys)
-    check_claims([stated, loss], ["lstm"], ["normal", "oracle"], ["R1"])
+    check_claims([stated, loss], ["lstm"], ["normal", "oracle"], ["R1"], ["ood"], ["greedy"])
     with pytest.raises(UsageError, match="'s/c' more than once"):
-        check_claims([stated, stated], ["lstm"], ["normal", "oracle"], ["R1"])
+        check_claims([stated, stated], ["lstm"], ["normal", "oracle"], ["R1"], ["ood"], ["greedy"])
 
 
 def test_claims_import_without_torch() -> None:
