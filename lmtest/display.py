@@ -66,7 +66,7 @@ class Bars:
         if self.total is None:
             return
         reached = sum(self.reached.values())
-        worked = reached - sum(self.first.values())  # steps of this session: what was resumed took no time
+        worked = reached - sum(self.first.values())  # what was resumed took no time now
         total = self.progress.tasks[0].total or 0
         seconds = time.monotonic() - self.began
         left = f"{seconds * (total - reached) / worked:.0f} s left" if worked > 0 and reached < total else ""

@@ -142,7 +142,7 @@ def pick_jobs(jobs: int | None, device: str) -> int:
 
 
 def _environment(where: Path, device: str, jobs: int) -> dict[str, Any]:
-    """env.json of this session; the seconds of the sessions before it are carried on."""
+    """env.json as of now; the seconds that a resumed run has taken before are carried on."""
     environment = directory.environment(device, jobs, sys.argv)
     path = where / "env.json"
     if path.is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Annotated, Literal
@@ -31,9 +32,9 @@ class _Claim(Table):
     decoding: Text = "greedy"
 
     @property
+    @abstractmethod
     def groups(self) -> list[str]:
         """The variants whose seeds are the samples of this claim."""
-        raise NotImplementedError
 
     @property
     def selection(self) -> str:

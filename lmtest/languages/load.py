@@ -22,9 +22,6 @@ class _Common(Table):
     max_length: int | None = Field(None, ge=1)
     rules: dict[str, dict[str, Any]] = {}
 
-    def language(self, name: str) -> Language:
-        raise NotImplementedError
-
 
 class PcfgFile(_Common):
     """`kind = "pcfg"`"""
@@ -49,7 +46,7 @@ class TemplateFile(_Common):
         )
 
 
-KINDS: dict[str, type[_Common]] = {"pcfg": PcfgFile, "template": TemplateFile}
+KINDS: dict[str, type[PcfgFile | TemplateFile]] = {"pcfg": PcfgFile, "template": TemplateFile}
 
 
 def grammars_folder() -> Path:
