@@ -296,7 +296,9 @@ def _show_verdicts(verdicts: Any) -> None:
 
 
 def _print_table(columns: list[str], rows: list[list[str]]) -> None:
-    table = RichTable(*columns, box=None, header_style="bold")
+    table = RichTable(box=None, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")  # names are there to be copied: never cut
     for row in rows:
         table.add_row(*row)
     Console(width=None if output.is_terminal else 200).print(table, markup=False, highlight=False)

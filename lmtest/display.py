@@ -74,4 +74,5 @@ class Bars:
 
 
 def _label(cell: Cell) -> str:
-    return f"{cell.model} {cell.variant} seeds {cell.seeds[0]}–{cell.seeds[-1]}"
+    seeds = f"seeds {cell.seeds[0]}–{cell.seeds[-1]}" if len(cell.seeds) > 1 else f"seed {cell.seeds[0]}"
+    return f"{cell.model} {cell.variant} {seeds}"
