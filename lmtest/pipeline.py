@@ -92,7 +92,8 @@ def run_study(
         for name, table in tables.items():
             atomic.write_parquet(where / f"{name}.parquet", table)
     except BaseException as error:
-        log("interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed", error=str(error))
+        with contextlib.suppress(OSError):  # on a full disk the first error is the one to tell
+            log("interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed", error=str(error))
         raise
     finally:
         shown.stop()

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import tomli_w
 from pydantic import Field, field_validator
 
 from lmtest.claims import Claim, check_claims
@@ -175,8 +174,3 @@ def _index(items: list[Any], part: str, override: str) -> int:
 def dump(study: Study) -> dict[str, Any]:
     """The study with every default written out, as plain data."""
     return study.model_dump(mode="json", exclude_none=True)
-
-
-def to_toml(data: dict[str, Any]) -> str:
-    """Plain data as TOML text."""
-    return tomli_w.dumps(data)
