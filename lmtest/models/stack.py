@@ -66,12 +66,13 @@ class StackedModel(ABC):
     def logits(self, tokens: Tensor, dropout: Dropout | None = None, tree: Tree | None = None) -> Tensor:
         """Tokens [B, T] (shared) or [S, B, T] (each seed its own) → logits [S, B, T, V]; causal, PAD-independent.
 
-        With a `tree`, tokens [1, M] are its nodes instead of a string's symbols.
+        A BOS begins a new string wherever it stands: nothing before it has any effect on what follows, so that a row may
+        hold several strings. With a `tree` (only where `tree_saves` says so), tokens [1, M] are its nodes instead.
         """
 
-    @abstractmethod
-    def tree_saves(self, nodes: int, strings: int, positions: int) -> bool:
-        """Whether reading a tree of so many nodes is cheaper than so many strings of so many positions, and exact."""
+    def tree_saves(self, nodes: int, tokens: int, positions: int) -> bool:
+        """Whether reading a tree of so many nodes is exact, and cheaper than `tokens` in rows of so many positions."""
+        return False
 
     @abstractmethod
     def prefill(self, tokens: Tensor, lengths: Tensor, room: int) -> tuple[Tensor, Any]:
@@ -81,6 +82,10 @@ class StackedModel(ABC):
     @abstractmethod
     def advance(self, cache: Any, tokens: Tensor) -> Tensor:
         """One more token for every row, [S, N] → log-probabilities [S, N, V] of the one after it; the cache grows."""
+
+    @abstractmethod
+    def select(self, cache: Any, rows: Tensor) -> Any:
+        """A new cache of the rows [M] of a cache, in that order; a row may be taken several times, or not at all."""
 
     def next_log_probs(self, tokens: Tensor) -> Tensor:
         """Tokens [N, T], BOS first → next-symbol laws [S, N, T, V] float64, nats."""

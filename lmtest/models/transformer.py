@@ -120,13 +120,13 @@ class Transformer(StackedModel):
     def drops_out(self) -> bool:
         return self.config.dropout > 0
 
-    def tree_saves(self, nodes: int, strings: int, positions: int) -> bool:
+    def tree_saves(self, nodes: int, tokens: int, positions: int) -> bool:
         c = self.config
         if self.drops_out:
             return False  # nodes that strings share would share their noise
         per_token = c.layers * (4 * c.width**2 + 2 * c.width * c.feed_forward)
         tree = nodes * (per_token + 2 * c.layers * nodes * c.width)
-        return tree < strings * positions * (per_token + 2 * c.layers * positions * c.width)
+        return tree < tokens * (per_token + 2 * c.layers * positions * c.width)
 
     def prefill(self, tokens: Tensor, lengths: Tensor, room: int) -> tuple[Tensor, Cache]:
         tokens, lengths = tokens.to(self.device), lengths.to(self.device)
@@ -154,6 +154,10 @@ class Transformer(StackedModel):
                 x = self._layer(i, x, positions, visible, cache.memory[i, ..., :longest, :], None)
             cache.read = cache.read + 1
             return self._head(x)[:, :, 0].double().log_softmax(-1).cpu()
+
+    def select(self, cache: Cache, rows: Tensor) -> Cache:
+        rows = rows.to(self.device)
+        return Cache(cache.memory[:, :, :, rows], cache.read[rows])
 
     # The pieces. x is [S, B, T, D]; positions [B, T]; visible [B, 1, T, keys], or None for plain causal attention.
 
