@@ -9,17 +9,19 @@ import pandas as pd
 
 from lmtest.claims import statistics as st
 
-KEY = ["model", "variant", "evaluator", "measure", "prompt_set", "decoding"]
+KEY = ["language", "model", "variant", "evaluator", "measure", "prompt_set", "decoding"]
 
 
 def compare_runs(left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
     """Two measurement tables → one row for each KEY that both have, in the order of `left`.
 
+    Where each has one language, the two are compared even if those differ (a size against another): named as in `left`.
+
     Columns behind KEY: `left right` (means over seeds), `difference lower upper` (right − left, with Welch's 95 %
     interval over seeds), `left_seeds right_seeds`. Values that are not finite are left out and not counted as seeds;
     a mean of none and an interval from fewer than two are NaN.
     """
-    lefts, rights = _by_key(left), _by_key(right)
+    lefts, rights = _by_key(left), _by_key(_renamed(left, right))
     rows = []
     for key in (key for key in lefts if key in rights):
         a, b = lefts[key], rights[key]
@@ -30,6 +32,12 @@ def compare_runs(left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
     numbers = dict.fromkeys(["left", "right", "difference", "lower", "upper"], "float64")
     types = dict.fromkeys(KEY, "str") | numbers | {"left_seeds": "int64", "right_seeds": "int64"}
     return pd.DataFrame(rows, columns=list(types)).astype(types)
+
+
+def _renamed(left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
+    if left.empty or right.empty or left["language"].nunique() > 1 or right["language"].nunique() > 1:
+        return right
+    return right.assign(language=left["language"].iloc[0])
 
 
 def _by_key(table: pd.DataFrame) -> dict[tuple[str, ...], st.Sample]:

@@ -121,12 +121,13 @@ def _compare(claim: Claim, samples: Samples) -> list[Comparison]:
         case Difference():
             return [_difference(x, a, b, claim.margin) for a, b in combinations(x, 2)]
         case Threshold():
-            return [_threshold(variant, distances) for variant, distances in x.items()]
+            return [_threshold(name, distances) for name, distances in x.items()]
         case Heterogeneity():
             assert samples.outcomes is not None  # usable samples have them
-            estimate = st.spread(x[claim.variant])
+            [(name, means)] = x.items()
+            estimate = st.spread(means)
             p = st.heterogeneous(samples.outcomes, claim.margin)
-            return [Comparison(claim.variant, estimate, p, estimate.upper <= claim.margin, estimate.effect)]
+            return [Comparison(name, estimate, p, estimate.upper <= claim.margin, estimate.effect)]
 
 
 def _equivalence(x: dict[str, st.Sample], a: str, b: str, margin: float) -> Comparison:
@@ -148,9 +149,9 @@ def _difference(x: dict[str, st.Sample], a: str, b: str, margin: float) -> Compa
     return Comparison(f"{b} − {a}", estimate, st.apart(x[a], x[b], margin), inside, abs(estimate.effect))
 
 
-def _threshold(variant: str, distances: st.Sample) -> Comparison:
+def _threshold(name: str, distances: st.Sample) -> Comparison:
     estimate = st.mean(distances)
-    return Comparison(variant, estimate, st.positive(distances), estimate.upper <= 0, estimate.effect)
+    return Comparison(name, estimate, st.positive(distances), estimate.upper <= 0, estimate.effect)
 
 
 def _test_name(claim: Claim, samples: Samples) -> str:

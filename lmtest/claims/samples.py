@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from lmtest.claims.schema import KL, Claim, Heterogeneity, Threshold, resolve_model
+from lmtest.claims.schema import KL, Claim, Group, Heterogeneity, Threshold, resolve
 from lmtest.claims.statistics import Sample
+
+REFERENCE = "reference"
 
 
 @dataclass(frozen=True)
@@ -21,15 +24,19 @@ class Tables:
     certificates: pd.DataFrame
     completions: pd.DataFrame
 
-    def model(self, claim: Claim) -> str | None:
-        """The trained model a claim is about; None where there is no trained model at all, and so no seeds."""
-        models = {
-            str(name)
-            for table in (self.measurements, self.certificates, self.completions)
-            if len(table)
-            for name in table.loc[table["variant"] != "reference", "model"].unique()
-        }
-        return resolve_model(claim, models) if models else None
+    def key(self, claim: Claim, group: Group) -> dict[str, object]:
+        """Which rows are a group's: language, model and variant; {} where nothing was trained, and so there are no seeds."""
+        known: dict[str, set[str]] = {"language": set(), "model": set(), "variant": set()}
+        for table in (self.measurements, self.certificates, self.completions):
+            if len(table):
+                trained = table[table["variant"] != REFERENCE]
+                for name, values in known.items():
+                    values |= set(map(str, trained[name].unique()))
+        if not known["model"]:
+            return {}
+        named = {"language": claim.language, "model": group.model, "variant": group.variant}
+        # A named one without rows is no error here: its seeds are missing, and the verdict says so.
+        return {what: named[what] or resolve(claim, what, None, known[what]) for what in known}
 
 
 @dataclass
@@ -56,41 +63,49 @@ def draw_samples(claim: Claim, tables: Tables) -> Samples:
     """A claim's samples; for a threshold the distances from its bound, positive on the claimed side."""
     if isinstance(claim, Heterogeneity):
         return _outcomes(claim, tables)
-    samples, model = Samples(), tables.model(claim)
-    for variant in claim.groups:
-        rows = _rows(claim, tables, model, variant)
+    samples = Samples()
+    for group in claim.groups:
+        key = tables.key(claim, group)
+        rows = _rows(claim, tables, key)
         if not rows["seed"].is_unique:
-            samples.notes.append(f"expected one row a seed, found several of {claim.selection} for {variant}")
+            samples.notes.append(f"expected one row a seed, found several of {claim.selection} for {group.name}")
             rows = rows.iloc[:0]
-        values = _checked(rows["value"], rows["seed"], f"{claim.selection} of {variant}", samples)
+        values = _checked(rows["value"], rows["seed"], f"{claim.selection} of {group.name}", samples)
         if isinstance(claim, Threshold):
-            values = _distances(claim, tables, variant, rows, values, samples)
-        samples.values[variant] = values
+            values = _distances(claim, tables, group, key, rows, values, samples)
+        samples.values[group.name] = values
     return samples
 
 
 def shortages(claim: Claim, samples: Samples, tables: Tables, asked: int, required: float) -> list[str]:
     """What keeps a claim from a verdict: seeds that are missing, or not saturated by their certificate."""
-    model, notes = tables.model(claim), []
-    for variant in claim.groups:
-        if (present := len(samples.values[variant])) < asked:
-            notes.append(f"only {present} of {asked} seeds of {variant} are there")
-        certified = _select(tables.certificates, model=model, variant=variant)
+    notes = []
+    for group in claim.groups:
+        if (present := len(samples.values[group.name])) < asked:
+            notes.append(f"only {present} of {asked} seeds of {group.name} are there")
+        certified = _select(tables.certificates, tables.key(claim, group))
         saturated = int(certified.groupby("seed")["saturated"].all().sum()) if len(certified) else 0
         if saturated < required * asked - 1e-9:  # a share such as 0.28 of 25 is not 7 in floats
-            notes.append(f"only {saturated} of {asked} seeds of {variant} are saturated")
+            notes.append(f"only {saturated} of {asked} seeds of {group.name} are saturated")
     return notes
 
 
 def _distances(
-    claim: Threshold, tables: Tables, variant: str, rows: pd.DataFrame, values: Sample, samples: Samples
+    claim: Threshold,
+    tables: Tables,
+    group: Group,
+    key: dict[str, object],
+    rows: pd.DataFrame,
+    values: Sample,
+    samples: Samples,
 ) -> Sample:
     if claim.bound is not None:
         level = np.full(len(values), claim.bound)
     elif claim.baseline == "chance":
-        level = _checked(rows["chance"], rows["seed"], f"chance on {claim.selection} of {variant}", samples)
+        level = _checked(rows["chance"], rows["seed"], f"chance on {claim.selection} of {group.name}", samples)
     else:
-        reference = _rows(claim, tables, claim.baseline, "reference")["value"].to_numpy(dtype=np.float64)
+        wanted = key | {"model": str(claim.baseline), "variant": REFERENCE}
+        reference = _rows(claim, tables, wanted)["value"].to_numpy(dtype=np.float64)
         level = np.full(len(values), reference.mean() if len(reference) else math.nan)
         if not np.isfinite(level).all():
             note = f"no finite value of the reference model {claim.baseline} for {claim.selection}"
@@ -103,24 +118,19 @@ def _distances(
 
 
 def _outcomes(claim: Heterogeneity, tables: Tables) -> Samples:
-    rows = _select(
-        tables.completions,
-        model=tables.model(claim),
-        variant=claim.variant,
-        prompt_set=claim.prompt_set,
-        decoding=claim.decoding,
-        replicate=0,
-    )
+    [group] = claim.groups
+    wanted: dict[str, object] = {"prompt_set": claim.prompt_set, "decoding": claim.decoding, "replicate": 0}
+    rows = _select(tables.completions, tables.key(claim, group) | wanted)
     if rows.empty or claim.measure not in rows:
-        note = f"no outcome per prompt of {claim.selection} for {claim.variant}"
-        return Samples({claim.variant: np.empty(0)}, [note])
+        note = f"no outcome per prompt of {claim.selection} for {group.name}"
+        return Samples({group.name: np.empty(0)}, [note])
     # A prompt set may hold a prompt twice: its k-th occurrence is an item of its own.
     rows = rows.assign(occurrence=rows.groupby(["seed", "prompt"]).cumcount())
     matrix = rows.pivot(index=["prompt", "occurrence"], columns="seed", values=claim.measure).astype("float64")
     samples = Samples()
     means = matrix.mean(skipna=False)
-    name = f"{claim.selection} of {claim.variant}"
-    samples.values[claim.variant] = _checked(means, means.index.to_series(), name, samples)
+    name = f"{claim.selection} of {group.name}"
+    samples.values[group.name] = _checked(means, means.index.to_series(), name, samples)
     samples.outcomes = matrix.to_numpy() == 1
     return samples
 
@@ -132,24 +142,18 @@ def _checked(values: pd.Series, seeds: pd.Series, name: str, samples: Samples) -
     return array
 
 
-def _rows(claim: Claim, tables: Tables, model: str | None, variant: str) -> pd.DataFrame:
-    """The rows a claim is about, for one model and variant, by seed: from the certificates for "kl"."""
+def _rows(claim: Claim, tables: Tables, key: dict[str, object]) -> pd.DataFrame:
+    """The rows of one group that a claim is about, by seed: from the certificates for "kl"."""
     if claim.measure == KL:
-        rows = _select(tables.certificates, model=model, variant=variant).rename(columns={"kl": "value"})
+        rows = _select(tables.certificates, key).rename(columns={"kl": "value"})
     else:
-        rows = _select(
-            tables.measurements,
-            model=model,
-            variant=variant,
-            measure=claim.measure,
-            prompt_set=claim.prompt_set,
-            decoding=claim.decoding,
-        )
+        wanted: dict[str, object] = {"measure": claim.measure, "prompt_set": claim.prompt_set, "decoding": claim.decoding}
+        rows = _select(tables.measurements, key | wanted)
     return rows.sort_values("seed") if len(rows) else pd.DataFrame({"seed": [], "value": [], "chance": []})
 
 
-def _select(table: pd.DataFrame, **wanted: object) -> pd.DataFrame:
-    keep = np.ones(len(table), dtype=bool)
+def _select(table: pd.DataFrame, wanted: Mapping[str, object]) -> pd.DataFrame:
+    keep = np.full(len(table), "model" in wanted)  # without a model there is nothing to choose from
     for column, value in wanted.items() if len(table) else ():
         keep &= (table[column] == value).to_numpy(dtype=bool)
     return table[keep]

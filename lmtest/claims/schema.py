@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Collection, Sequence
-from typing import Annotated, Literal
+from collections.abc import Collection, Mapping, Sequence
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -19,22 +19,33 @@ Text = Annotated[str, Field(min_length=1)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
+class Group(NamedTuple):
+    """Whose seeds are one sample of a claim: a model's in a variant; None stands for the study's only one."""
+
+    name: str
+    model: str | None
+    variant: str | None
+
+
 class _Claim(Table):
-    """What every claim says: its name, its sentence, what was published, and which model it is about."""
+    """What every claim says: its name, its sentence, what was published, and what it is about."""
 
     id: Text
     statement: Text
     published: Finite | None = None
     source: str = ""
+    language: Text | None = None
+    """The language, the model, the variant that a claim is about need no name where the study has only one."""
     model: Text | None = None
+    variant: Text | None = None
     measure: Text
     prompt_set: Text | None = None
     decoding: Text = "greedy"
 
     @property
     @abstractmethod
-    def groups(self) -> list[str]:
-        """The variants whose seeds are the samples of this claim."""
+    def groups(self) -> list[Group]:
+        """Whose seeds are the samples of this claim."""
 
     @property
     def selection(self) -> str:
@@ -47,23 +58,47 @@ class _Claim(Table):
             raise ValueError("measure 'kl' is a certificate and has no prompt_set: remove prompt_set")
         if self.measure != KL and self.prompt_set is None:
             raise ValueError(f"measure {self.measure!r} needs a prompt_set, such as 'id' or 'ood'")
-        if len(set(self.groups)) < len(self.groups):
-            raise ValueError(f"expected distinct variants, found {self.groups}")
+        names = [group.name for group in self.groups]
+        if len(set(names)) < len(names):
+            raise ValueError(f"expected distinct names, found {names}")
         return self
 
 
-class _Several(_Claim):
-    """A claim about variants compared with each other."""
+class _Grouped(_Claim):
+    """A claim about several variants of one model, or about several models in one variant."""
 
-    variants: Annotated[list[Text], Field(min_length=2)]
+    variants: Annotated[list[Text], Field(min_length=1)] | None = None
+    models: Annotated[list[Text], Field(min_length=1)] | None = None
 
     @property
-    def groups(self) -> list[str]:
-        return self.variants
+    def groups(self) -> list[Group]:
+        if self.variants is not None:
+            return [Group(variant, self.model, variant) for variant in self.variants]
+        return [Group(model, model, self.variant) for model in self.models or []]
+
+    @model_validator(mode="after")
+    def _has_one_kind_of_group(self) -> _Grouped:
+        if (self.variants is None) == (self.models is None):
+            raise ValueError("expected either variants = […] (of one model) or models = […] (in one variant)")
+        if self.variants is not None and self.variant is not None:
+            raise ValueError("expected variants or variant, found both: remove one")
+        if self.models is not None and self.model is not None:
+            raise ValueError("expected models or model, found both: remove one")
+        return self
+
+
+class _Several(_Grouped):
+    """A claim about groups compared with each other."""
+
+    @model_validator(mode="after")
+    def _has_two(self) -> _Several:
+        if len(self.groups) < 2:
+            raise ValueError(f"expected at least 2 variants (or models) to compare, found {len(self.groups)}")
+        return self
 
 
 class Equivalence(_Several):
-    """All pairs of `variants` differ by less than `margin` in the mean over seeds."""
+    """All pairs of `variants` (or `models`) differ by less than `margin` in the mean over seeds."""
 
     kind: Literal["equivalence"]
     measure: Text = KL
@@ -71,34 +106,29 @@ class Equivalence(_Several):
 
 
 class Order(_Several):
-    """The means of `variants` ascend as listed, each by more than `margin` over the one before."""
+    """The means of `variants` (or `models`) ascend as listed, each by more than `margin` over the one before."""
 
     kind: Literal["order"]
     margin: Annotated[Finite, Field(ge=0)] = 0.0
 
 
 class Difference(_Several):
-    """All pairs of `variants` differ by more than `margin`, in either direction."""
+    """All pairs of `variants` (or `models`) differ by more than `margin`, in either direction."""
 
     kind: Literal["difference"]
     margin: Annotated[Finite, Field(ge=0)] = 0.0
 
 
-class Threshold(_Claim):
-    """Each of `variants` has its mean over seeds above (below) a number or a baseline.
+class Threshold(_Grouped):
+    """Each of `variants` (or `models`) has its mean over seeds above (below) a number or a baseline.
 
     The baseline "chance" is the chance column of the same rows; any other is that reference model's value.
     """
 
     kind: Literal["threshold"]
-    variants: Annotated[list[Text], Field(min_length=1)]
     direction: Literal["above", "below"] = "above"
     bound: Finite | None = None
-    baseline: Literal["chance", "uniform", "stop", "language", "rule_keeper"] | None = None
-
-    @property
-    def groups(self) -> list[str]:
-        return self.variants
+    baseline: Literal["chance", "uniform", "stop", "ngram", "normative", "language", "rule_keeper"] | None = None
 
     @model_validator(mode="after")
     def _has_one_bound(self) -> Threshold:
@@ -110,15 +140,14 @@ class Threshold(_Claim):
 
 
 class Heterogeneity(_Claim):
-    """The seeds of one variant differ among themselves: by more than prompts explain, and their SD is > `margin`."""
+    """The seeds of one model and variant differ among themselves: by more than prompts explain, and their SD is > `margin`."""
 
     kind: Literal["heterogeneity"]
-    variant: Text
     margin: Annotated[Finite, Field(ge=0)] = 0.0
 
     @property
-    def groups(self) -> list[str]:
-        return [self.variant]
+    def groups(self) -> list[Group]:
+        return [Group(" ".join(filter(None, (self.model, self.variant))) or "the model", self.model, self.variant)]
 
     @model_validator(mode="after")
     def _has_prompts(self) -> Heterogeneity:
@@ -131,44 +160,51 @@ Claim = Annotated[Equivalence | Order | Difference | Threshold | Heterogeneity, 
 """One claim; `kind` says which."""
 
 
-def resolve_model(claim: Claim, models: Collection[str]) -> str:
-    """The trained model a claim is about: as named, else the study's only one; raises UsageError else."""
-    if claim.model is not None:
-        if claim.model not in models:
-            raise UsageError(f"claim {claim.id!r}: unknown model {claim.model!r}; {nearest(claim.model, models)}")
-        return claim.model
-    if len(models) != 1:
+def resolve(claim: Claim, what: str, named: str | None, known: Collection[str]) -> str:
+    """The `what` ("model", …) that a claim is about: as named, else the study's only one; raises UsageError else."""
+    if named is not None:
+        if named not in known:
+            raise UsageError(f"claim {claim.id!r}: unknown {what} {named!r}; {nearest(named, known)}")
+        return named
+    if len(known) != 1:
         raise UsageError(
-            f"claim {claim.id!r}: expected model = … because the study has {len(models)} models"
-            f" ({', '.join(sorted(models)) or 'none'}); name one of them"
+            f"claim {claim.id!r}: expected {what} = … because the study has {len(known)} {what}s"
+            f" ({', '.join(sorted(known)) or 'none'}); name one of them"
         )
-    return next(iter(models))
+    return next(iter(known))
+
+
+class Evaluated(NamedTuple):
+    """What the evaluators of one language can be asked for; "kl" is always known."""
+
+    measures: Collection[str]
+    prompt_sets: Collection[str]
+    decodings: Collection[str]
 
 
 def check_claims(
     claims: Sequence[Claim],
     models: Collection[str],
     variants: Collection[str],
-    measures: Collection[str],
-    prompt_sets: Collection[str],
-    decodings: Collection[str],
+    evaluated: Mapping[str, Evaluated],
 ) -> None:
-    """Raises UsageError where a claim names what the study does not have: a model, a variant, a measure, prompts, …
+    """Raises UsageError where a claim names what the study does not have: a language, a model, a measure, prompts, …
 
-    `models`, `variants`: the trained ones; the rest: those of the study's evaluators ("kl" is always known).
+    `models`, `variants`: the trained ones; `evaluated`: by language.
     """
     if repeated := [name for name, times in Counter(claim.id for claim in claims).items() if times > 1]:
         raise UsageError(f"expected a unique id for each claim, found {repeated[0]!r} more than once; rename one")
     for claim in claims:
-        resolve_model(claim, models)
-        for variant in claim.groups:
-            if variant not in variants:
-                raise UsageError(f"claim {claim.id!r}: unknown variant {variant!r}; {nearest(variant, variants)}")
-        if claim.measure not in (known := {*measures, KL}):
-            raise UsageError(f"claim {claim.id!r}: unknown measure {claim.measure!r}; {nearest(claim.measure, known)}")
-        if claim.prompt_set is not None and claim.prompt_set not in prompt_sets:
-            hint = nearest(claim.prompt_set, prompt_sets)
-            raise UsageError(f"claim {claim.id!r}: unknown prompt_set {claim.prompt_set!r}; {hint}")
-        if claim.prompt_set is not None and claim.decoding not in decodings:
-            hint = nearest(claim.decoding, decodings)
-            raise UsageError(f"claim {claim.id!r}: unknown decoding {claim.decoding!r}; {hint}")
+        language = resolve(claim, "language", claim.language, evaluated)
+        for group in claim.groups:
+            resolve(claim, "model", group.model, models)
+            resolve(claim, "variant", group.variant, variants)
+        if claim.measure == KL:
+            continue
+        for what, found, known in (
+            ("measure", claim.measure, {*evaluated[language].measures, KL}),
+            ("prompt_set", str(claim.prompt_set), evaluated[language].prompt_sets),
+            ("decoding", claim.decoding, evaluated[language].decodings),
+        ):
+            if found not in known:
+                raise UsageError(f"claim {claim.id!r}: unknown {what} {found!r}; {nearest(found, known)}")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from lmtest.claims import Claim, Equivalence, Threshold, check_claims
+from lmtest.claims import Claim, Equivalence, Evaluated, Threshold, check_claims
 from lmtest.errors import UsageError
 
 READER: TypeAdapter[Claim] = TypeAdapter(Claim)
@@ -61,6 +61,8 @@ measure = "R1"
 prompt_set = "ood"
 """
 
+ANBN = {"anbn": Evaluated(["R1"], ["ood"], ["greedy"])}
+
 
 def claim(**keys: Any) -> Claim:
     common = {"id": "s/c", "statement": "It holds.", "measure": "R1", "prompt_set": "ood"}
@@ -73,7 +75,7 @@ def test_every_kind_is_read_from_toml_and_survives_json() -> None:
     assert isinstance(claims[0], Equivalence)
     assert claims[0].measure == "kl"
     assert claims[1].decoding == "greedy"
-    assert claims[4].groups == ["normal"]
+    assert [group.name for group in claims[4].groups] == ["normal"]
     for c in claims:
         assert READER.validate_json(c.model_dump_json()) == c
         assert READER.validate_python(c.model_dump()) == c
@@ -85,6 +87,10 @@ def test_every_kind_is_read_from_toml_and_survives_json() -> None:
         ({"kind": "equivalence", "variants": ["a", "b"], "margin": 0.0}, "greater than 0"),
         ({"kind": "equivalence", "variants": ["a"], "margin": 1.0}, "at least 2"),
         ({"kind": "order", "variants": ["a", "a"]}, "distinct"),
+        ({"kind": "order", "variants": ["a", "b"], "models": ["c", "d"]}, "either variants"),
+        ({"kind": "order"}, "either variants"),
+        ({"kind": "order", "models": ["a", "b"], "model": "c"}, "found both"),
+        ({"kind": "order", "variants": ["a", "b"], "variant": "c"}, "found both"),
         ({"kind": "order", "variants": ["a", "b"], "margin": "0.1"}, "valid number"),
         ({"kind": "order", "variants": ["a", "b"], "margins": 0.1}, "margins"),
         ({"kind": "order", "variants": ["a", "b"], "prompt_set": None}, "needs a prompt_set"),
@@ -125,16 +131,31 @@ def test_names_that_the_study_does_not_have_are_refused_with_a_hint(
 ) -> None:
     stated = claim(**({"kind": "order", "variants": ["normal", "oracle"]} | keys))
     with pytest.raises(UsageError, match=message):
-        check_claims([stated], models, ["normal", "oracle"], ["R1"], ["ood"], ["greedy"])
+        check_claims([stated], models, ["normal", "oracle"], ANBN)
+
+
+def test_a_claim_compares_models_in_one_variant_and_names_its_language() -> None:
+    stated = claim(kind="order", models=["mamba", "lstm"], language="dyck")
+    assert [tuple(group) for group in stated.groups] == [("mamba", "mamba", None), ("lstm", "lstm", None)]
+    known = {"anbn": ANBN["anbn"], "dyck": ANBN["anbn"]}
+    check_claims([stated], ["lstm", "mamba"], ["normal"], known)
+    for keys, message in (
+        ({"language": None}, "expected language = … because the study has 2 languages"),
+        ({"language": "dyk"}, "unknown language 'dyk'; did you mean 'dyck'"),
+        ({"models": ["lstm", "gru"]}, "unknown model 'gru'"),
+    ):
+        wrong = claim(**({"kind": "order", "models": ["mamba", "lstm"], "language": "dyck"} | keys))
+        with pytest.raises(UsageError, match=message):
+            check_claims([wrong], ["lstm", "mamba"], ["normal"], known)
 
 
 def test_known_names_pass_and_repeated_ids_do_not() -> None:
     stated = claim(kind="order", variants=["normal", "oracle"])
     keys = {"variants": ["normal", "oracle"], "margin": 1.0, "measure": "kl", "prompt_set": None}
     loss = claim(id="s/kl", kind="equivalence", **keys)
-    check_claims([stated, loss], ["lstm"], ["normal", "oracle"], ["R1"], ["ood"], ["greedy"])
+    check_claims([stated, loss], ["lstm"], ["normal", "oracle"], ANBN)
     with pytest.raises(UsageError, match="'s/c' more than once"):
-        check_claims([stated, stated], ["lstm"], ["normal", "oracle"], ["R1"], ["ood"], ["greedy"])
+        check_claims([stated, stated], ["lstm"], ["normal", "oracle"], ANBN)
 
 
 def test_claims_import_without_torch() -> None:

@@ -52,3 +52,9 @@ def test_nothing_in_common_is_an_empty_table_with_its_columns() -> None:
     table = compare_runs(measured("R1", [1.0]), pd.DataFrame())
     assert table.empty
     assert list(table.columns)[-3:] == ["upper", "left_seeds", "right_seeds"]
+
+
+def test_languages_are_matched_by_name_unless_each_run_has_one() -> None:
+    small, large = measured("R1", [0.1, 0.2], language="anbn_small"), measured("R1", [0.3, 0.5])
+    assert compare_runs(small, large)["language"].tolist() == ["anbn_small"]
+    assert compare_runs(pd.concat([small, large]), large)["language"].tolist() == ["anbn"]

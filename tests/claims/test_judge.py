@@ -85,7 +85,8 @@ def certified(samples: Samples, unsaturated: dict[str, int] | None = None) -> pd
 
 def completed(outcomes: np.ndarray, dtype: str = "bool") -> pd.DataFrame:
     """Outcomes [prompts, seeds] → the completions of `normal`."""
-    common = {"study": "s", "model": "lstm", "variant": "normal", "prompt_set": "ood", "decoding": "greedy"}
+    common = {"study": "s", "language": "anbn", "model": "lstm", "variant": "normal"}
+    common |= {"prompt_set": "ood", "decoding": "greedy"}
     rows = [
         common | {"seed": seed, "prompt": "ab" * prompt, "replicate": replicate, "R1": True if replicate else outcome}
         for (prompt, seed), outcome in np.ndenumerate(outcomes)
@@ -297,3 +298,24 @@ def test_at_the_edge_of_its_region_a_claim_is_rarely_supported() -> None:
     noise = 3 * math.sqrt(0.05 * 0.95 / runs)
     assert all(times / runs <= 0.05 + noise for times in hits.values()), hits
     assert hits["equivalence"] > 0
+
+
+def test_models_are_compared_within_one_language_and_one_variant() -> None:
+    low, high = {"normal": [0.1, 0.2, 0.15, 0.12]}, {"normal": [0.8, 0.9, 0.85, 0.7]}
+    both = [measured(low), measured(high).assign(model="mamba")]
+    certificates = pd.concat([certified(low), certified(high).assign(model="mamba")])
+    elsewhere = pd.concat([both[0].assign(model="mamba"), both[1].assign(model="lstm")]).assign(language="dyck")
+    tables = {
+        "measurements": pd.concat([*both, elsewhere]),
+        "certificates": pd.concat([certificates, certificates.assign(language="dyck")]),
+        "completions": pd.DataFrame(),
+    }
+    claims = [
+        Order(kind="order", id=f"s/{name}", models=["lstm", "mamba"], language=name, **ON) for name in ("anbn", "dyck")
+    ]
+    verdicts = judge(claims, **tables, seeds_asked=4, required_saturated=1.0)
+    assert verdicts["verdict"].tolist() == ["supported", "refuted"]
+    with pytest.raises(UsageError, match="expected language"):
+        judge(
+            [Order(kind="order", id="s", models=["lstm", "mamba"], **ON)], **tables, seeds_asked=4, required_saturated=1
+        )
