@@ -263,10 +263,10 @@ def _show_dry_run(
     from lmtest.dryrun import dry_run
     from lmtest.study import load_study
 
-    study, language = load_study(file, overrides, seeds)
+    study, languages = load_study(file, overrides, seeds)
     chosen = pipeline.pick_device(device)
     n_jobs = pipeline.pick_jobs(jobs, chosen)
-    plan = dry_run(file.stem, study, language, n_jobs, chosen)
+    plan = dry_run(file.stem, study, languages, n_jobs, chosen)
     if as_json:
         _print_json({"cells": _records(plan.cells), "claims": _records(plan.claims), "seconds": plan.seconds})
         return

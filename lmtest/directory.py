@@ -9,7 +9,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,12 @@ import pandas as pd
 import torch
 
 from lmtest import __version__, atomic
-from lmtest.claims import VERDICT_COLUMNS
+from lmtest.claims import PUBLISHED_COLUMNS, VERDICT_COLUMNS
 from lmtest.errors import UsageError
 from lmtest.languages import Language
 from lmtest.study import Study, dump
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 IDENTITY = ["study", "language", "model", "variant", "seed"]
 CERTIFICATE_COLUMNS = [*IDENTITY, "kl", "kl_lower", "kl_upper", "kl_per_token", "exact", "saturated"]
@@ -38,6 +38,7 @@ COLUMNS = {
     "trajectory": [*MEASUREMENT_COLUMNS, "step", "kl"],
     "completions": [*IDENTITY, "prompt_set", "prompt", "decoding", "completion", "finished"],
     "verdicts": list(VERDICT_COLUMNS),
+    "published": list(PUBLISHED_COLUMNS),
 }
 
 
@@ -56,7 +57,7 @@ class Run:
     directory: Path
 
     def table(self, name: str) -> pd.DataFrame:
-        """One of certificates, measurements, trajectory, completions, verdicts."""
+        """One of certificates, measurements, trajectory, completions, verdicts, published."""
         path = self.directory / f"{name}.parquet"
         if not path.is_file():
             raise UsageError(
@@ -83,6 +84,10 @@ class Run:
     def verdicts(self) -> pd.DataFrame:
         return self.table("verdicts")
 
+    @property
+    def published(self) -> pd.DataFrame:
+        return self.table("published")
+
 
 def default_directory(name: str, study: Study) -> Path:
     """runs/out/NAME-HASH: the same configuration finds its own folder again, so a bare --resume works."""
@@ -90,38 +95,42 @@ def default_directory(name: str, study: Study) -> Path:
     return Path("runs") / "out" / f"{name}-{digest}"
 
 
-def resolve(name: str, study: Study, language: Language) -> dict[str, Any]:
-    """What resolved.json holds: the study with all defaults, and everything about the language that is computed."""
-    entropy = language.entropy()
-    evaluator = study.evaluators.rule_extrapolation.evaluator(language)
-    models = {
-        key: model.model_dump(mode="json") | {"parameters": model.n_parameters(language.vocabulary)}
-        for key, model in study.models.items()
-    }
-    sets = {
-        key: {"count": len(prompts.rows), "mass": float(np.exp(prompts.log_mass).sum())}
-        for key, prompts in evaluator.prompt_sets.items()
-    }
+def resolve(name: str, study: Study, languages: Mapping[str, Language]) -> dict[str, Any]:
+    """What resolved.json holds: the study with all defaults, and everything about its languages that is computed."""
     return {
         "schema_version": SCHEMA_VERSION,
         "name": name,
         "title": study.title,
         "config": dump(study),
         "seeds": study.seed_list,
-        "language": {
-            "name": language.name,
-            "title": language.title,
-            "source": language.source,
-            "symbols": list(language.symbols),
-            "definition": language.definition,
-            "rules": {key: rule.text for key, rule in language.rules.items()},
-            "entropy": vars(entropy),
-            "mean_length": language.mean_length(),
-        },
-        "models": models,
-        "epsilon": study.saturation.epsilon * (language.mean_length() + 1 if study.saturation.per == "token" else 1.0),
-        "prompt_sets": sets,
+        "languages": {key: _resolve_language(study, language) for key, language in languages.items()},
         "published": [row.model_dump(exclude_none=True) for row in study.published],
+    }
+
+
+def _resolve_language(study: Study, language: Language) -> dict[str, Any]:
+    tokens = language.mean_length() + 1
+    evaluator = study.evaluators.rule_extrapolation.evaluator(language)
+    return {
+        "name": language.name,
+        "title": language.title,
+        "source": language.source,
+        "symbols": list(language.symbols),
+        "definition": language.definition,
+        "rules": {key: rule.text for key, rule in language.rules.items()},
+        "entropy": vars(language.entropy()),
+        "mean_length": language.mean_length(),
+        "epsilon": study.saturation.epsilon * (tokens if study.saturation.per == "token" else 1.0),
+        "models": {
+            key: model.model_dump(mode="json")
+            | {"parameters": model.n_parameters(language.vocabulary)}
+            | {"training": study.training_of(language.name, key).model_dump(mode="json")}
+            for key, model in study.models.items()
+        },
+        "prompt_sets": {
+            key: {"count": len(prompts.rows), "mass": float(np.exp(prompts.log_mass).sum())}
+            for key, prompts in evaluator.prompt_sets.items()
+        },
     }
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from lmtest.cells import Cell
-from lmtest.study import Study
+from lmtest.cells import Cell, Workshop
 
 
 class Bars:
@@ -30,49 +28,66 @@ class Bars:
         )
         self.tasks: dict[Cell, TaskID] = {}
         self.total: TaskID | None = None
-        self.steps = 0
-        self.began = time.monotonic()
+        self.steps: dict[Cell, int] = {}
+        self.began: dict[Cell, tuple[float, int]] = {}
+        """When a cell was first heard of, and at which step: what was resumed took no time now."""
         self.reached: dict[Cell, int] = {}
-        self.first: dict[Cell, int] = {}
+        self.pace: dict[str, float] = {}
+        """Seconds a step by model: architectures differ by an order of magnitude."""
+        self.jobs = 1
 
-    def start(self, study: Study, all_cells: Sequence[Cell], waiting: Sequence[Cell], where: Path) -> None:
-        self.steps, self.began = study.training.steps, time.monotonic()
-        self.console.print(f"{study.title}\n{len(waiting)} of {len(all_cells)} cells to do; results go to {where}")
+    def start(self, workshop: Workshop, all_cells: Sequence[Cell], waiting: Sequence[Cell], jobs: int) -> None:
+        self.steps = {cell: workshop.training(cell).steps for cell in waiting}
+        self.jobs = min(jobs, max(1, len(waiting)))
+        self.console.print(
+            f"{workshop.study.title}\n{len(waiting)} of {len(all_cells)} cells to do; results go to {workshop.directory}"
+        )
         if waiting:
-            self.total = self.progress.add_task("all cells", total=self.steps * len(waiting), excess="", left="")
+            self.total = self.progress.add_task("all cells", total=sum(self.steps.values()), excess="", left="")
         self.progress.start()
 
     def step(self, cell: Cell, step: int, excess: float) -> None:
+        now = time.monotonic()
         if cell not in self.tasks:
-            self.tasks[cell] = self.progress.add_task(_label(cell), total=self.steps, excess="", left="")
-            self.first[cell] = step
+            self.tasks[cell] = self.progress.add_task(_label(cell), total=self.steps[cell], excess="", left="")
+            self.began[cell] = now, step
+        since, first = self.began[cell]
+        if step > first:
+            self.pace[cell.model] = (now - since) / (step - first)
         self.reached[cell] = step
         self.progress.update(self.tasks[cell], completed=step, excess=f"{excess:+.4f} nats")
         self._advance()
 
     def done(self, cell: Cell) -> None:
         if cell in self.tasks:
-            self.progress.update(self.tasks[cell], completed=self.steps, visible=False)
-        self.first.setdefault(cell, 0)
-        self.reached[cell] = self.steps
+            self.progress.update(self.tasks[cell], completed=self.steps[cell], visible=False)
+        self.reached[cell] = self.steps[cell]
         if not self.console.is_terminal:
-            self.console.print(f"done: {_label(cell)} after {time.monotonic() - self.began:.0f} s")
+            self.console.print(f"done: {_label(cell)} ({self._done()} of {len(self.steps)}, {self._left()})")
         self._advance()
 
     def stop(self) -> None:
         self.progress.stop()
 
+    def _done(self) -> int:
+        return sum(self.reached.get(cell) == steps for cell, steps in self.steps.items())
+
+    def _left(self) -> str:
+        """Time left: the steps to come at the pace of their model, or at the mean pace where that is not known yet."""
+        if not self.pace:
+            return ""
+        mean = sum(self.pace.values()) / len(self.pace)
+        seconds = sum(
+            (steps - self.reached.get(cell, 0)) * self.pace.get(cell.model, mean) for cell, steps in self.steps.items()
+        )
+        minutes, seconds = divmod(round(seconds / self.jobs), 60)
+        return f"about {minutes} min left" if minutes > 1 else f"about {60 * minutes + seconds} s left"
+
     def _advance(self) -> None:
-        if self.total is None:
-            return
-        reached = sum(self.reached.values())
-        worked = reached - sum(self.first.values())  # what was resumed took no time now
-        total = self.progress.tasks[0].total or 0
-        seconds = time.monotonic() - self.began
-        left = f"{seconds * (total - reached) / worked:.0f} s left" if worked > 0 and reached < total else ""
-        self.progress.update(self.total, completed=reached, left=left)
+        if self.total is not None:
+            self.progress.update(self.total, completed=sum(self.reached.values()), left=self._left())
 
 
 def _label(cell: Cell) -> str:
     seeds = f"seeds {cell.seeds[0]}–{cell.seeds[-1]}" if len(cell.seeds) > 1 else f"seed {cell.seeds[0]}"
-    return f"{cell.model} {cell.variant} {seeds}"
+    return f"{cell.language} {cell.model} {cell.variant} {seeds}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,29 +28,36 @@ class DryRun:
     seconds: float
 
 
-def dry_run(name: str, study: Study, language: Language, jobs: int, device: str) -> DryRun:
-    """Builds one stack of every model × variant, times a few updates, and adds up."""
-    workshop = Workshop(name, study, language, Path(), device)
-    sets = study.evaluators.rule_extrapolation.evaluator(language).prompt_sets
-    prompts = sets["ood_trained"].rows
-    counts = {name: len(prompt_set.rows) for name, prompt_set in sets.items()}
-    counts["ood"] = counts["ood_trained"] + counts["ood_heldout"]
-    update_seconds: dict[tuple[str, str], float] = {}
+def dry_run(name: str, study: Study, languages: Mapping[str, Language], jobs: int, device: str) -> DryRun:
+    """Builds one stack of every language × model × variant, times a few updates, and adds up."""
+    workshop = Workshop(name, study, dict(languages), Path(), device)
+    update_seconds: dict[tuple[str, str, str], float] = {}
     rows = []
-    for cell in cells(study):
-        kind = (cell.model, cell.variant)
+    for cell in cells(study, languages):
+        kind = (cell.language, cell.model, cell.variant)
+        config, language = workshop.training(cell), languages[cell.language]
         if kind not in update_seconds:
+            prompts = workshop.evaluators[cell.language].rule_extrapolation.trainable
             with one_thread():
-                steps = Steps(workshop.build(cell), language, study.variants[cell.variant], prompts, study.training)
+                steps = Steps(workshop.build(cell), language, study.variants[cell.variant], prompts, config)
                 steps.update(0, [])
                 began = time.perf_counter()
                 for step in range(1, 1 + TIMED_UPDATES):
                     steps.update(step, [])
                 update_seconds[kind] = (time.perf_counter() - began) / TIMED_UPDATES
         parameters = study.models[cell.model].n_parameters(language.vocabulary)
-        seconds = update_seconds[kind] * study.training.steps
-        rows.append((cell.model, cell.variant, list(cell.seeds), parameters, study.training.steps, round(seconds, 3)))
-    table = pd.DataFrame(rows, columns=["model", "variant", "seeds", "parameters", "steps", "training_seconds"])
+        seconds = update_seconds[kind] * config.steps
+        rows.append((*kind, list(cell.seeds), parameters, config.steps, round(seconds, 3)))
+    table = pd.DataFrame(
+        rows, columns=["language", "model", "variant", "seeds", "parameters", "steps", "training_seconds"]
+    )
+    counts: dict[str, int] = {}
+    for evaluators in workshop.evaluators.values():
+        sets = evaluators.rule_extrapolation.prompt_sets
+        found = {key: len(prompts.rows) for key, prompts in sets.items()}
+        found["ood"] = sum(size for key, size in found.items() if key.startswith("ood"))
+        # The fewest of any language: what is attainable there is attainable everywhere.
+        counts = {key: min(size, counts.get(key, size)) for key, size in found.items()}
     parallel = min(jobs, len(table))
     return DryRun(
         table,

@@ -16,18 +16,19 @@ import torch
 
 from lmtest import atomic, directory
 from lmtest.cells import Cell, Workshop, cells
-from lmtest.claims import judge
+from lmtest.claims import compare_published, judge
 from lmtest.directory import Run
 from lmtest.errors import Interrupted, UsageError
 from lmtest.pool import one_thread, run_cells
+from lmtest.published import published_rows
 from lmtest.report import write_report
-from lmtest.study import Study, load_study
+from lmtest.study import load_study
 
 
 class Display(Protocol):
     """What a run tells while it works."""
 
-    def start(self, study: Study, all_cells: Sequence[Cell], waiting: Sequence[Cell], where: Path) -> None: ...
+    def start(self, workshop: Workshop, all_cells: Sequence[Cell], waiting: Sequence[Cell], jobs: int) -> None: ...
     def step(self, cell: Cell, step: int, excess: float) -> None: ...
     def done(self, cell: Cell) -> None: ...
     def stop(self) -> None: ...
@@ -36,7 +37,7 @@ class Display(Protocol):
 class Silent:
     """Tells nothing."""
 
-    def start(self, study: Study, all_cells: Sequence[Cell], waiting: Sequence[Cell], where: Path) -> None: ...
+    def start(self, workshop: Workshop, all_cells: Sequence[Cell], waiting: Sequence[Cell], jobs: int) -> None: ...
     def step(self, cell: Cell, step: int, excess: float) -> None: ...
     def done(self, cell: Cell) -> None: ...
     def stop(self) -> None: ...
@@ -60,16 +61,16 @@ def run_study(
     """
     started = time.monotonic()
     path, shown = Path(file), display or Silent()
-    study, language = load_study(path, overrides, seeds)
+    study, languages = load_study(path, overrides, seeds)
     chosen = pick_device(device)
     n_jobs = pick_jobs(jobs, chosen)
     where = Path(out) if out is not None else directory.default_directory(path.stem, study)
 
-    directory.open_directory(where, directory.resolve(path.stem, study, language), path.read_text("utf-8"), resume)
+    directory.open_directory(where, directory.resolve(path.stem, study, languages), path.read_text("utf-8"), resume)
     environment = _environment(where, chosen, n_jobs)
     log = directory.Log(where)
-    workshop = Workshop(path.stem, study, language, where, chosen)
-    everything = cells(study)
+    workshop = Workshop(path.stem, study, languages, where, chosen)
+    everything = cells(study, languages)
     waiting = [cell for cell in everything if not cell.done(where)]
     log("start", cells=len(everything), waiting=len(waiting), jobs=n_jobs, device=chosen)
 
@@ -77,9 +78,9 @@ def run_study(
         log("cell", cell=cell.name, seconds=round(time.monotonic() - started, 1))
         shown.done(cell)
 
-    shown.start(study, everything, waiting, where)
+    shown.start(workshop, everything, waiting, n_jobs)
     try:
-        run_cells(workshop, _longest_first(study, waiting), n_jobs, shown.step, done)
+        run_cells(workshop, _longest_first(workshop, waiting), n_jobs, shown.step, done)
         tables = collect(workshop, everything)
         tables["verdicts"] = judge(
             study.claims,
@@ -89,6 +90,8 @@ def run_study(
             len(study.seed_list),
             study.saturation.required,
         )
+        theirs = published_rows(study.published_cells(languages, path.parent), study.saturation)
+        tables["published"] = compare_published(theirs, tables["measurements"], tables["certificates"])
         for name, table in tables.items():
             atomic.write_parquet(where / f"{name}.parquet", table)
     except BaseException as error:
@@ -115,9 +118,14 @@ def collect(workshop: Workshop, everything: Sequence[Cell]) -> dict[str, pd.Data
     return tables
 
 
-def _longest_first(study: Study, waiting: Sequence[Cell]) -> list[Cell]:
-    """Cells that also train on prompts go first, so that the processes end together."""
-    return sorted(waiting, key=lambda cell: study.variants[cell.variant].objective == "maximum_likelihood")
+def _longest_first(workshop: Workshop, waiting: Sequence[Cell]) -> list[Cell]:
+    """Cells that also train on prompts, or that take more steps, go first, so that the processes end together."""
+
+    def work(cell: Cell) -> tuple[bool, int]:
+        alone = workshop.study.variants[cell.variant].objective == "maximum_likelihood"
+        return alone, -workshop.training(cell).steps
+
+    return sorted(waiting, key=work)
 
 
 def pick_device(device: str) -> str:

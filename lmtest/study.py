@@ -1,20 +1,24 @@
-"""A study: language × models × variants × evaluators with its claims, declared in one TOML file."""
+"""A study: languages × models × variants × evaluators with its claims, declared in one TOML file."""
 
 from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, field_validator
+import pandas as pd
+from pydantic import Field, field_validator, model_validator
 
-from lmtest.claims import Claim, check_claims
+from lmtest.claims import Claim, Evaluated, check_claims
 from lmtest.errors import UsageError, nearest
-from lmtest.evaluators.rule_extrapolation import RuleExtrapolationConfig
+from lmtest.evaluators.rule_extrapolation import RuleExtrapolation, RuleExtrapolationConfig
+from lmtest.evaluators.string_mass import StringMass, StringMassConfig
 from lmtest.languages import Language, load_language, shipped_languages
-from lmtest.models.transformer import TransformerConfig
+from lmtest.models.registry import ModelConfig
+from lmtest.published import PublishedTable, match_published
 from lmtest.saturation import SaturationConfig
 from lmtest.training import Objective, TrainingConfig
 from lmtest.validation import Table, read_toml, validate
@@ -24,6 +28,34 @@ class EvaluatorsConfig(Table):
     """The `[evaluators.NAME]` tables of a study."""
 
     rule_extrapolation: RuleExtrapolationConfig = RuleExtrapolationConfig()
+    string_mass: StringMassConfig | None = None
+
+    def build(self, language: Language) -> Evaluators:
+        string_mass = None if self.string_mass is None else self.string_mass.evaluator(language)
+        return Evaluators(self.rule_extrapolation.evaluator(language), string_mass)
+
+
+@dataclass(frozen=True)
+class Evaluators:
+    """The evaluators of one language."""
+
+    rule_extrapolation: RuleExtrapolation
+    string_mass: StringMass | None
+
+    def snapshots(self, steps: int) -> list[int]:
+        """The steps at which short strings are weighed."""
+        return [] if self.string_mass is None else self.string_mass.snapshot_steps(steps)
+
+
+class Adjustment(Table):
+    """One `[[exceptions]]` table: other training for some languages or models (all where none is named); later ones win."""
+
+    languages: list[str] | None = None
+    models: list[str] | None = None
+    training: dict[str, Any]
+
+    def concerns(self, language: str, model: str) -> bool:
+        return language in (self.languages or [language]) and model in (self.models or [model])
 
 
 class Published(Table):
@@ -34,6 +66,7 @@ class Published(Table):
     measure: str
     prompt_set: str
     value: float
+    language: str | None = None
     model: str | None = None
     decoding: str = "greedy"
     spread: float | None = None
@@ -46,17 +79,20 @@ class Study(Table):
     """The whole file."""
 
     title: str
-    language: str
-    """A shipped language, or a path relative to this file."""
+    language: str | None = None
+    """A shipped language, or a path relative to this file; or several in `languages`."""
+    languages: list[str] | None = Field(None, min_length=1)
     seeds: str | int | list[int] = "0-7"
     """"0-7" (inclusive), "0,2,5", a number of seeds, or a list."""
-    models: dict[str, TransformerConfig] = Field(min_length=1)
+    models: dict[str, ModelConfig] = Field(min_length=1)
     training: TrainingConfig
+    exceptions: list[Adjustment] = []
     variants: dict[str, Objective] = Field(min_length=1)
     saturation: SaturationConfig = SaturationConfig()
     evaluators: EvaluatorsConfig = EvaluatorsConfig()
     claims: list[Claim] = []
     published: list[Published] = []
+    published_tables: list[PublishedTable] = []
 
     @field_validator("seeds")
     @classmethod
@@ -72,9 +108,33 @@ class Study(Table):
                 raise ValueError(f"expected a name of letters, digits and _ other than 'reference', found {name!r}")
         return tables
 
+    @model_validator(mode="after")
+    def _has_languages(self) -> Study:
+        if (self.language is None) == (self.languages is None):
+            raise ValueError("expected either language = NAME or languages = [NAME, …]")
+        return self
+
     @property
     def seed_list(self) -> list[int]:
         return parse_seeds(self.seeds)
+
+    @property
+    def language_list(self) -> list[str]:
+        """Languages as the file names them."""
+        return [self.language] if self.language is not None else self.languages or []
+
+    def training_of(self, language: str, model: str) -> TrainingConfig:
+        """The training of one cell: the study's own, with the exceptions that concern it."""
+        table = self.training.model_dump()
+        for exception in self.exceptions:
+            if exception.concerns(language, model):
+                table |= exception.training
+        return validate(TrainingConfig, table, "exceptions")
+
+    def published_cells(self, languages: Collection[str], folder: Path) -> list[pd.DataFrame]:
+        """The published cells that the study can be compared with; its file lies in `folder`. UsageError: unknown names."""
+        names = languages, self.models, self.variants, folder
+        return [match_published(table, *names) for table in self.published_tables]
 
 
 def parse_seeds(seeds: str | int | Sequence[int]) -> list[int]:
@@ -97,10 +157,11 @@ def parse_seeds(seeds: str | int | Sequence[int]) -> list[int]:
 
 def load_study(
     path: Path, overrides: Sequence[str] = (), seeds: str | int | Sequence[int] | None = None
-) -> tuple[Study, Language]:
+) -> tuple[Study, dict[str, Language]]:
     """Reads a study file, applies `key=value` overrides, and checks everything that can be checked before a run.
 
-    Raises UsageError: unknown keys with the nearest known one, claims about models or variants that do not exist, …
+    Returns the study and its languages by name. Raises UsageError: unknown keys with the nearest known one, claims about
+    models or variants that do not exist, …
     """
     data = read_toml(path)
     for override in overrides:
@@ -108,35 +169,68 @@ def load_study(
     if seeds is not None:
         data["seeds"] = seeds if isinstance(seeds, str | int) else list(seeds)
     study = validate(Study, data, str(path))
-    language = load_language(_language_path(study.language, path.parent))
-    evaluator = study.evaluators.rule_extrapolation.evaluator(language)
+    loaded = [load_language(_language_path(name, path.parent)) for name in study.language_list]
+    languages = {language.name: language for language in loaded}
+    if len(languages) < len(loaded):
+        raise UsageError(f"{path}: two languages have one name, among {[language.name for language in loaded]}")
     try:
-        prompt_sets = {*evaluator.prompt_sets, "ood"}
-        measures, decodings = set(evaluator.measures), set(evaluator.config.decodings)
-        check_claims(study.claims, set(study.models), set(study.variants), measures, prompt_sets, decodings)
-        for row in study.published:
-            for found, known in (
-                (row.variant, set(study.variants)),
-                (row.model or next(iter(study.models)), set(study.models)),
-                (row.measure, measures),
-                (row.prompt_set, prompt_sets),
-                (row.decoding, decodings),
-            ):
-                if found not in known:
-                    raise UsageError(f"published {row.label!r}: unknown {found!r}; {nearest(found, known)}")
-        study.training.check(language)
-        for objective in study.variants.values():
-            objective.check(language)
-        support = language.support()
-        longest = max(
-            evaluator.config.prompt_length + evaluator.config.max_new_tokens,
-            0 if support is None else max(map(len, support.rows)),
-        )
-        for model in study.models.values():
-            model.check(longest)
+        _check(study, languages)
+        study.published_cells(languages, path.parent)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
-    return study, language
+    return study, languages
+
+
+def _check(study: Study, languages: dict[str, Language]) -> None:
+    models, variants = set(study.models), set(study.variants)
+    for exception in study.exceptions:
+        for what, named, known in (
+            ("language", exception.languages, set(languages)),
+            ("model", exception.models, models),
+        ):
+            for name in named or []:
+                if name not in known:
+                    raise UsageError(f"exceptions: unknown {what} {name!r}; {nearest(name, known)}")
+    evaluated = {name: _check_language(study, language) for name, language in languages.items()}
+    check_claims(study.claims, models, variants, evaluated)
+    for row in study.published:
+        asked = evaluated.get(row.language or next(iter(languages)))
+        for found, names in (
+            (row.language or next(iter(languages)), set(languages)),
+            (row.variant, variants),
+            (row.model or next(iter(models)), models),
+            (row.measure, asked.measures if asked else ()),
+            (row.prompt_set, asked.prompt_sets if asked else ()),
+            (row.decoding, asked.decodings if asked else ()),
+        ):
+            if found not in names:
+                raise UsageError(f"published {row.label!r}: unknown {found!r}; {nearest(found, names)}")
+
+
+def _check_language(study: Study, language: Language) -> Evaluated:
+    """What can be measured on one language; UsageError where it cannot be trained on, or does not fit a model."""
+    evaluators = study.evaluators.build(language)
+    evaluator = evaluators.rule_extrapolation
+    prompt_sets: set[str] = {*evaluator.prompt_sets, "ood"}
+    measures, decodings = set(evaluator.measures), set[str](evaluator.config.decodings)
+    if evaluators.string_mass is not None:
+        measures |= {*evaluators.string_mass.measures}
+        prompt_sets, decodings = prompt_sets | {"strings"}, decodings | {"exact"}
+    for objective in study.variants.values():
+        objective.check(language)
+    support = language.support()
+    longest = max(
+        evaluator.longest_prompt + evaluator.config.max_new_tokens,
+        0 if support is None else max(map(len, support.rows)),
+        language.max_length or 0,
+    )
+    for name, model in study.models.items():
+        study.training_of(language.name, name).check(language)
+        try:
+            model.check(longest)
+        except UsageError as error:
+            raise UsageError(f"{name} on {language.name}: {error}") from None
+    return Evaluated(measures, prompt_sets, decodings)
 
 
 def _language_path(name: str, folder: Path) -> str:

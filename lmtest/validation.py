@@ -46,6 +46,12 @@ def _line(model: type[BaseModel], data: Any, problem: dict[str, Any]) -> str:
         return f"unknown key {path!r}; {nearest(str(place[-1]), _known_keys(model, list(problem['loc'])[:-1]))}"
     if problem["type"] == "missing":
         return f"the key {path!r} is missing"
+    if problem["type"].startswith("union_tag"):  # a table whose kind is missing, or unknown
+        key = problem["ctx"]["discriminator"].strip("'")
+        known = _kinds(model, list(problem["loc"]), key)
+        if problem["type"] == "union_tag_not_found":
+            return f"the key {f'{path}.{key}'!r} is missing (known: {', '.join(known)})"
+        return f"unknown {key} {problem['ctx']['tag']!r} in {path!r}; {nearest(str(problem['ctx']['tag']), known)}"
     message = str(problem["msg"]).removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     if problem["type"] == "value_error":
@@ -68,7 +74,18 @@ def _written(loc: tuple[Any, ...], data: Any) -> list[Any]:
 
 
 def _known_keys(model: type[BaseModel], loc: list[Any]) -> list[str]:
-    """Field names of the table at `loc`, walking through optional, list, dict and union annotations."""
+    """Field names of the table at `loc`."""
+    return sorted({name for candidate in _tables(model, loc) for name in candidate.model_fields})
+
+
+def _kinds(model: type[BaseModel], loc: list[Any], key: str) -> list[str]:
+    """What `key` may say in the tables at `loc`."""
+    fields = [candidate.model_fields[key] for candidate in _tables(model, loc) if key in candidate.model_fields]
+    return [str(value) for field in fields for value in getattr(field.annotation, "__args__", ())]
+
+
+def _tables(model: type[BaseModel], loc: list[Any]) -> list[type[BaseModel]]:
+    """The tables that may stand at `loc`, walking through optional, list, dict and union annotations."""
     candidates: list[type[BaseModel]] = [model]
     for part in loc:
         following = [
@@ -80,7 +97,7 @@ def _known_keys(model: type[BaseModel], loc: list[Any]) -> list[str]:
         # A list index, a name chosen by the user, or a union's tag: the same tables still apply.
         candidates = following or candidates
         candidates = [candidate for candidate in candidates if part in _tags(candidate)] or candidates
-    return sorted({name for candidate in candidates for name in candidate.model_fields})
+    return candidates
 
 
 def _tags(model: type[BaseModel]) -> list[Any]:

@@ -119,7 +119,7 @@ def test_dry_run_shows_cells_cost_and_attainability(
     ("words", "message"),
     [
         (["run", "nope.toml"], "cannot read nope.toml"),
-        (["describe", "anbm"], "did you mean 'anbn'?"),
+        (["describe", "abnn"], "did you mean 'abn'?"),
         (["claims", "nowhere"], "no run directory 'nowhere'"),
         (["run", "MAIN", "--set", "training.stepz=5"], "unknown key 'training.stepz'; did you mean 'steps'?"),
         (["run", "MAIN", "--set", "training.steps=0"], "training.steps"),
@@ -129,6 +129,9 @@ def test_dry_run_shows_cells_cost_and_attainability(
         (["run", "MAIN", "--set", "variants.oracle.objective=orakel"], "orakel"),
         (["run", "MAIN", "--set", "claims.0.marginn=1"], "did you mean 'margin'?"),
         (["run", "MAIN", "--set", 'claims.0.variants=["normal","orcale"]'], "did you mean 'oracle'?"),
+        (["run", "MAIN", "--set", "models.transformer.architecture=lstn"], "did you mean 'lstm'?"),
+        (["run", "MAIN", "--set", "models.other.layers=1"], "'models.other.architecture' is missing"),
+        (["run", "MAIN", "--set", "variants.normal.objective=orcale"], "did you mean 'oracle'?"),
         (["run", "MAIN", "--set", "evaluators.rule_extrapolation.prompt_length=0"], "prompt length of at least 1"),
         (["run", "MAIN", "--set", "language=palindromes"], "none is out of distribution"),
         (["run", "MAIN", "--set", "claims.1.prompt_set=odd"], "unknown prompt_set 'odd'; did you mean 'ood'?"),

@@ -22,6 +22,7 @@ from lmtest.errors import Interrupted, LmtestError, UsageError
 from lmtest.pipeline import Silent, run_study
 from lmtest.study import load_study
 
+REFERENCES = ("language", "uniform", "stop", "rule_keeper", "ngram", "normative")
 TABLES = ("certificates", "measurements", "trajectory", "completions", "verdicts")
 
 
@@ -81,7 +82,7 @@ def test_every_seed_variant_and_reference_is_in_the_tables(straight: Run) -> Non
     assert trained["exact"].all()
     assert (trained["kl"] > 0).all()
     references = straight.certificates[straight.certificates["variant"] == "reference"].set_index("model")
-    assert set(references.index) == {"language", "uniform", "stop", "rule_keeper"}
+    assert set(references.index) == {"language", "uniform", "stop", "rule_keeper", "ngram", "normative"}
     assert references.loc["language", "kl"] == pytest.approx(0, abs=1e-12)
     assert np.isinf(references.loc["stop", "kl"])
     assert set(straight.measurements["prompt_set"]) == {"id", "ood", "ood_trained", "ood_heldout", "empty"}
@@ -126,7 +127,7 @@ def test_resuming_a_finished_run_changes_nothing(straight: Run) -> None:
 
 
 def test_resume_starts_afresh_where_there_is_nothing(tmp_path: Path) -> None:
-    assert len(tiny(tmp_path / "new", resume=True, seeds="1", overrides=(*TINY, "claims=[]")).certificates) == 7
+    assert len(tiny(tmp_path / "new", resume=True, seeds="1", overrides=(*TINY, "claims=[]")).certificates) == 3 + len(REFERENCES)
 
 
 def test_a_seed_alone_agrees_with_the_stack(straight: Run, tmp_path: Path) -> None:
@@ -251,7 +252,7 @@ def test_a_run_killed_at_its_very_beginning_starts_afresh(tmp_path: Path) -> Non
     out.mkdir()
     (out / "config.toml").write_text("half wri")
     (out / ".resolved.json.1-2.tmp").write_text("{")
-    assert len(tiny(out, resume=True, seeds="0", overrides=(*TINY, "claims=[]")).certificates) == 7
+    assert len(tiny(out, resume=True, seeds="0", overrides=(*TINY, "claims=[]")).certificates) == 3 + len(REFERENCES)
 
 
 def test_damaged_tables_and_records_are_said_or_passed_over(straight: Run, tmp_path: Path) -> None:
@@ -273,7 +274,7 @@ def test_damaged_tables_and_records_are_said_or_passed_over(straight: Run, tmp_p
 def test_a_language_without_rules_can_be_trained_and_certified(tmp_path: Path) -> None:
     study = tmp_path / "study.toml"
     study.write_text(
-        'title = "dyck"\nlanguage = "dyck2"\nseeds = 2\n[models.small]\nlayers = 1\nwidth = 8\nheads = 2\nfeed_forward = 8\n'
+        'title = "dyck"\nlanguage = "dyck2"\nseeds = 2\n[models.small]\narchitecture = "transformer"\nlayers = 1\nwidth = 8\nheads = 2\nfeed_forward = 8\n'
         "[training]\nsteps = 5\nprobe_every = 5\nbatch = 8\n[variants.normal]\n"
         'objective = "maximum_likelihood"\n[saturation]\ndraws = 20\n'
         "[evaluators.rule_extrapolation]\nprompt_length = 3\nmax_new_tokens = 8\nsamples = 10\n"
@@ -287,8 +288,8 @@ def test_a_language_without_rules_can_be_trained_and_certified(tmp_path: Path) -
 
 
 def test_stacks_are_cut_by_the_study_alone() -> None:
-    study, _ = load_study(MAIN, [*TINY, "training.stack=3"], "0-6")
-    assert [cell.seeds for cell in cells(study)][:3] == [(0, 1, 2), (3, 4, 5), (6,)]
+    study, languages = load_study(MAIN, [*TINY, "training.stack=3"], "0-6")
+    assert [cell.seeds for cell in cells(study, languages)][:3] == [(0, 1, 2), (3, 4, 5), (6,)]
 
 
 def test_the_python_interface_is_the_contract() -> None:
@@ -298,6 +299,6 @@ def test_the_python_interface_is_the_contract() -> None:
 
 def test_the_resolved_file_has_the_floor_and_a_schema_version(straight: Run) -> None:
     resolved = json.loads((straight.directory / "resolved.json").read_text())
-    assert resolved["schema_version"] == 1
-    assert resolved["language"]["entropy"] == {"value": pytest.approx(np.log(16)), "half_width": 0.0, "exact": True}
-    assert resolved["prompt_sets"]["ood_heldout"]["mass"] == 0.0
+    assert resolved["schema_version"] == 2
+    assert resolved["languages"]["anbn_small"]["entropy"] == {"value": pytest.approx(np.log(16)), "half_width": 0.0, "exact": True}
+    assert resolved["languages"]["anbn_small"]["prompt_sets"]["ood_heldout"]["mass"] == 0.0

@@ -3,6 +3,7 @@
 from lmtest.claims.attainability import attainability
 from lmtest.claims.compare import compare_runs
 from lmtest.claims.judge import VERDICT_COLUMNS, judge
+from lmtest.claims.published import PUBLISHED_COLUMNS, compare_published
 from lmtest.claims.schema import (
     KL,
     Claim,
@@ -17,6 +18,7 @@ from lmtest.claims.schema import (
 
 __all__ = [
     "KL",
+    "PUBLISHED_COLUMNS",
     "VERDICT_COLUMNS",
     "Claim",
     "Difference",
@@ -27,6 +29,7 @@ __all__ = [
     "Threshold",
     "attainability",
     "check_claims",
+    "compare_published",
     "compare_runs",
     "judge",
 ]

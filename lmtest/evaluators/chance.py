@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 
 import numpy as np
 
@@ -16,19 +16,28 @@ NEGLIGIBLE = 1e-17
 MAX_STATES = 2_000_000
 
 
-def uniform_chance(language: Language, rows: Sequence[Sequence[int]], max_new_tokens: int) -> dict[str, np.ndarray]:
+def uniform_chance(
+    language: Language,
+    rows: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    rules: Collection[str] | None = None,
+) -> dict[str, np.ndarray]:
     """Prompts as N rows of symbol ids → exact probabilities [N] when each new token is uniform over V outputs.
 
-    "finish_rate": EOS comes within `max_new_tokens` new tokens, itself counted. For each rule NAME: "NAME", finished
-    and prompt with completion satisfies the rule; "NAME_completion", finished and the completion alone does (NaN where
-    that takes more than MAX_STATES rule states). "grammatical": finished and in the language; NaN where the language
-    cannot be listed, unless the prompt is out of distribution, where it is 0. Raises UsageError on no new tokens.
+    "finish_rate": EOS comes within `max_new_tokens` new tokens, itself counted. For each rule NAME (all, or those in
+    `rules`): "NAME", finished and prompt with completion satisfies the rule; "NAME_completion", finished and the
+    completion alone does (NaN where that takes more than MAX_STATES rule states). "grammatical": finished and in the
+    language; NaN where the language cannot be listed, unless the prompt is out of distribution, where it is 0. Raises
+    UsageError on no new tokens.
     """
     if max_new_tokens < 1:
         raise UsageError(f"expected at least 1 new token, found {max_new_tokens}")
     n_symbols = len(language.symbols)
     chance = {"finish_rate": np.full(len(rows), 1 - (n_symbols / (n_symbols + 1)) ** max_new_tokens)}
-    for name, rule in language.rules.items():
+    asked = (
+        language.rules if rules is None else {name: language.rules[name] for name in language.rules if name in rules}
+    )
+    for name, rule in asked.items():
         starts = [rule.run(row) for row in rows]
         values = _rule_chance(rule, {rule.start(), *starts}, n_symbols, max_new_tokens)
         chance[name] = np.array([values[state] for state in starts], dtype=float)

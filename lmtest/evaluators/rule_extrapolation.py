@@ -20,8 +20,8 @@ from pydantic import Field
 from statsmodels.stats.proportion import proportion_confint
 
 from lmtest.evaluators.chance import uniform_chance
-from lmtest.languages.base import Language
-from lmtest.languages.prompts import PromptSet, empty_prompt, prompts_of_length, split_heldout
+from lmtest.languages.base import Language, Row
+from lmtest.languages.prompts import PromptSet, empty_prompt, prompts_of_length, published_prompts, split_heldout
 from lmtest.models.contract import LanguageModel
 from lmtest.models.decoding import Completions, Decoding, decode
 from lmtest.validation import Table
@@ -32,15 +32,19 @@ NAME = "rule_extrapolation"
 class RuleExtrapolationConfig(Table):
     """The `[evaluators.rule_extrapolation]` table of a study."""
 
+    prompts: Literal["all", "published"] = "all"
+    """All of `prompt_length` symbols, or those that the language file declares, with their weights."""
     prompt_length: int = 8
     max_new_tokens: int = Field(64, ge=1)
     """Completions longer than so many tokens (EOS counted) are unfinished."""
     heldout: float = 0.5
-    """Share of the impossible prompts that no objective is shown."""
+    """Share of the impossible prompts that no objective is shown; 1: none is shown any, and nothing is split."""
     split_seed: int = 0
     decodings: list[Literal["greedy", "sampled"]] = Field(["greedy", "sampled"], min_length=1)
     samples: int = Field(250, ge=1)
-    """Sampled completions of a prompt set, at least; a small set repeats its prompts."""
+    """Sampled completions of a prompt set, at least; a small set repeats its prompts, all equally often."""
+    temperature: float = Field(1.0, gt=0, allow_inf_nan=False)
+    """Of sampled decoding: its logits are divided by it. Greedy decoding knows none."""
 
     def evaluator(self, language: Language) -> RuleExtrapolation:
         return RuleExtrapolation(language, self)
@@ -55,11 +59,44 @@ class RuleExtrapolation:
 
     @cached_property
     def prompt_sets(self) -> dict[str, PromptSet]:
-        """Disjoint prompt sets by name: id, ood_trained, ood_heldout, empty. UsageError where there are none."""
-        inside, outside = prompts_of_length(self.language, self.config.prompt_length)
-        trained, heldout = split_heldout(outside, self.config.heldout, self.config.split_seed)
-        sets = [inside, trained, heldout, empty_prompt(self.language)]
-        return {s.name: s for s in sets if s.rows}
+        """Disjoint prompt sets by name: id, ood_trained and ood_heldout (or ood where nothing is shown), empty.
+
+        Raises UsageError where there are none.
+        """
+        inside, outside = self._sides
+        held = self.config.heldout
+        split = (outside,) if held == 1 else split_heldout(outside, held, self.config.split_seed)
+        return {s.name: s for s in (inside, *split, empty_prompt(self.language)) if s.rows}
+
+    @cached_property
+    def _sides(self) -> tuple[PromptSet, PromptSet]:
+        if self.config.prompts == "published":
+            return published_prompts(self.language)
+        return prompts_of_length(self.language, self.config.prompt_length)
+
+    @cached_property
+    def _weights(self) -> dict[str, np.ndarray]:
+        """By prompt set; the parts of a split keep the weights that they have in the whole, so that they can be pooled."""
+        _, outside = self._sides
+        whole = dict(zip(outside.rows, outside.weights.tolist(), strict=True))
+        return {
+            name: np.array([whole[row] for row in prompts.rows]) if name in self._ood else prompts.weights
+            for name, prompts in self.prompt_sets.items()
+        }
+
+    @property
+    def _ood(self) -> list[str]:
+        return [name for name in self.prompt_sets if name.startswith("ood")]
+
+    @property
+    def trainable(self) -> list[Row]:
+        """The impossible prompts that objectives may be shown."""
+        return [row for name in self._ood if name == "ood_trained" for row in self.prompt_sets[name].rows]
+
+    @property
+    def longest_prompt(self) -> int:
+        """Symbols of the longest prompt."""
+        return max(len(row) for prompts in self.prompt_sets.values() for row in prompts.rows)
 
     @property
     def measures(self) -> list[str]:
@@ -78,28 +115,31 @@ class RuleExtrapolation:
             }
             for name, outcome in outcomes.items():
                 completions.append(self._completion_table(self.prompt_sets[name], outcome, decoding, seeds))
-            ood = [outcomes[name] for name in ("ood_trained", "ood_heldout")]
-            for name, parts in [*((name, [o]) for name, o in outcomes.items()), ("ood", ood)]:
+            together = {name: [outcome] for name, outcome in outcomes.items()}
+            together["ood"] = [outcomes[name] for name in self._ood]
+            for name, parts in together.items():
                 measurements += self._measure(parts, seeds, name, decoding)
         return pd.DataFrame(measurements), pd.concat(completions, ignore_index=True)
 
     def probe(self, model: LanguageModel, seeds: Sequence[int], seed: int) -> list[dict[str, Any]]:
         """All impossible prompts, greedy: what is followed along training."""
-        ood = [self._outcomes(model, self.prompt_sets[name], "greedy", seed) for name in ("ood_trained", "ood_heldout")]
+        ood = [self._outcomes(model, self.prompt_sets[name], "greedy", seed) for name in self._ood]
         return self._measure(ood, seeds, "ood", "greedy")
 
     def _outcomes(self, model: LanguageModel, prompts: PromptSet, decoding: Decoding, seed: int) -> _Outcomes:
         repeats = math.ceil(self.config.samples / len(prompts.rows)) if decoding == "sampled" else 1
         rows = prompts.rows * repeats
-        done = decode(model, self.language.vocabulary, rows, self.config.max_new_tokens, decoding, seed)
-        return _Outcomes(rows, len(prompts.rows), done, self._judge(rows, done), self._chances[prompts.name])
+        new_tokens, temperature = self.config.max_new_tokens, self.config.temperature
+        done = decode(model, self.language.vocabulary, rows, new_tokens, decoding, seed, temperature)
+        weights = self._weights[prompts.name]
+        return _Outcomes(rows, weights, done, self._judge(rows, done), self._chances[prompts.name])
 
     @cached_property
     def _chances(self) -> dict[str, dict[str, np.ndarray]]:
         n = self.config.max_new_tokens
         return {name: uniform_chance(self.language, prompts.rows, n) for name, prompts in self.prompt_sets.items()}
 
-    def _judge(self, rows: list[tuple[int, ...]], done: Completions) -> dict[str, np.ndarray]:
+    def _judge(self, rows: list[Row], done: Completions) -> dict[str, np.ndarray]:
         """Measure → [S, N] bool: finished, and the rule holds on the whole string or on the completion alone."""
         n_seeds, n_rows, _ = done.tokens.shape
         alone = done.tokens.flatten(0, 1)
@@ -125,7 +165,12 @@ class RuleExtrapolation:
         self, parts: list[_Outcomes], seeds: Sequence[int], prompt_set: str, decoding: Decoding
     ) -> list[dict[str, Any]]:
         rows = []
-        chance = {key: np.concatenate([part.chance[key] for part in parts]) for key in parts[0].chance}
+        weights = np.concatenate([part.weights for part in parts])
+        chance = {
+            key: weighted_mean(np.concatenate([part.chance[key] for part in parts]), weights) for key in parts[0].chance
+        }
+        # Each prompt weighs the same however often its set repeats it.
+        shares = np.concatenate([part.weights[part.prompt_index] / part.repeats for part in parts])
         for i, seed in enumerate(seeds):
             defined = np.concatenate([part.done.defined[i].numpy() for part in parts])
             finished = np.concatenate([part.judged["finish_rate"][i] for part in parts])
@@ -134,8 +179,8 @@ class RuleExtrapolation:
                 base = measure.removesuffix("_finished")
                 counted = defined & finished if base != measure else defined
                 outcome = np.concatenate([part.judged[base][i] for part in parts])[counted]
-                value, lower, upper = clustered_share(outcome, prompts[counted])
-                level = float(chance[base].mean())
+                value, lower, upper = clustered_share(outcome, prompts[counted], shares[counted])
+                level = chance[base]
                 rows.append(
                     {
                         "seed": seed,
@@ -147,7 +192,7 @@ class RuleExtrapolation:
                         "lower": lower,
                         "upper": upper,
                         "count": int(counted.sum()),
-                        "chance": level if base == measure else level / float(chance["finish_rate"].mean()),
+                        "chance": level if base == measure else level / chance["finish_rate"],
                     }
                 )
         return rows
@@ -169,6 +214,7 @@ class RuleExtrapolation:
                     "evaluator": NAME,
                     "prompt_set": prompts.name,
                     "prompt": [vocabulary.text(vocabulary.join(row)) for row in outcome.rows],
+                    "weight": prompts.weights[outcome.prompt_index],
                     "decoding": decoding,
                     "replicate": np.arange(len(outcome.rows)) // len(prompts.rows),
                     "completion": texts,
@@ -185,32 +231,49 @@ class RuleExtrapolation:
 class _Outcomes:
     """The completions of one prompt set, judged; `rows` repeats the set's prompts."""
 
-    rows: list[tuple[int, ...]]
-    n_prompts: int
+    rows: list[Row]
+    weights: np.ndarray
     done: Completions
     judged: dict[str, np.ndarray]
     chance: dict[str, np.ndarray]
 
     @property
     def prompt_index(self) -> np.ndarray:
-        return np.arange(len(self.rows)) % self.n_prompts
+        return np.arange(len(self.rows)) % len(self.weights)
+
+    @property
+    def repeats(self) -> int:
+        return len(self.rows) // len(self.weights)
 
 
-def clustered_share(outcomes: np.ndarray, clusters: np.ndarray) -> tuple[float, float, float]:
-    """Share of true outcomes with Wilson's 95 % interval; several outcomes of one prompt count as their design effect says.
+def weighted_mean(values: np.ndarray, weights: np.ndarray) -> float:
+    """Σ w·x / Σ w; with equal weights the plain mean, to the last bit."""
+    weights = weights / weights.max()  # equal weights become 1
+    return float((weights * values).sum() / weights.sum())
 
-    No outcome at all gives NaN, never 0.
+
+def clustered_share(outcomes: np.ndarray, clusters: np.ndarray, weights: np.ndarray) -> tuple[float, float, float]:
+    """Weighted share of true outcomes with Wilson's 95 % interval at the effective number of outcomes.
+
+    That number is Kish's, (Σw)² / Σw²; where prompts (`clusters`) have several outcomes each, it is no more than the
+    design effect of their weighted residuals leaves, and no less than Kish's number of prompts. No outcome at all gives
+    NaN, never 0.
     """
-    n = len(outcomes)
-    if n == 0:
+    if len(outcomes) == 0:
         return math.nan, math.nan, math.nan
-    share = float(outcomes.mean())
+    weights = weights / weights.max()
+    share = weighted_mean(outcomes, weights)
     _, which = np.unique(clusters, return_inverse=True)
     sizes = np.bincount(which)
-    effective = float(n)
+    most = effective = _kish(weights)
     if len(sizes) > 1 and 0 < share < 1 and sizes.max() > 1:
-        residuals = np.bincount(which, outcomes - share)
-        variance = (residuals**2).sum() / n**2 * len(sizes) / (len(sizes) - 1)
-        effective = float(np.clip(share * (1 - share) / variance if variance > 0 else n, len(sizes), n))
+        residuals = np.bincount(which, weights * (outcomes - share))
+        variance = (residuals**2).sum() / weights.sum() ** 2 * len(sizes) / (len(sizes) - 1)
+        fewest = _kish(np.bincount(which, weights) / sizes)
+        effective = float(np.clip(share * (1 - share) / variance if variance > 0 else most, fewest, most))
     lower, upper = proportion_confint(share * effective, effective, method="wilson")
     return share, min(float(lower), share), max(float(upper), share)  # rounding may cross by 1e-17
+
+
+def _kish(weights: np.ndarray) -> float:
+    return float(weights.sum() ** 2 / (weights**2).sum())

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 
 from lmtest.errors import UsageError
+from lmtest.languages.ngrams import count_strings
+from lmtest.languages.regex import DFA
 from lmtest.languages.rules import Rule
 from lmtest.languages.vocabulary import String, Vocabulary, check_list
 
@@ -43,6 +45,16 @@ class Support:
     log_probs: torch.Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class PromptPattern:
+    """Prompts that a language file declares: the strings of `length` symbols that match `regex`, `weight` for each."""
+
+    regex: str
+    length: int
+    weight: float
+    dfa: DFA
+
+
 class Language(ABC):
     """A set of strings with an exact probability each; every method uses the law conditioned on `max_length`.
 
@@ -62,6 +74,8 @@ class Language(ABC):
         self.vocabulary = Vocabulary(tuple(symbols))
         self.name, self.title, self.source, self.max_length = name, title, source, max_length
         self.rules: dict[str, Rule] = rules or {}
+        self.prompts: list[PromptPattern] = []
+        """The prompts that the language file publishes, if it does; in or out of distribution is not said here."""
         self.definition: dict[str, Any] = {}
         """The language file as plain data, where it came from one."""
 
@@ -107,6 +121,15 @@ class Language(ABC):
         """Nats per string in closed form, or None where the language has none."""
         support = self.support()
         return None if support is None else float(-(support.log_probs.exp() * support.log_probs).sum())
+
+    def ngram_counts(self, order: int) -> dict[Row, torch.Tensor] | None:
+        """Context → how often, per string, each output is expected behind it, [V] float64; None where nothing exact will do.
+
+        A context is the last order − 1 tokens before a position, fewer near the start, where BOS is the first: order 3
+        has (bos,), (bos, a), (a, b), …, and order 1 has () alone. Only contexts that occur. Raises UsageError on order < 1.
+        """
+        support = self.support()
+        return None if support is None else count_strings(self.vocabulary, support.rows, support.log_probs.exp(), order)
 
     # The contract on strings.
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
+from lmtest.errors import UsageError
 from lmtest.validation import Table
 
 
@@ -29,6 +30,15 @@ class FiniteLaw:
     def log_tail(self, n: int) -> float:
         """ln P(N ≥ n)."""
         return _log(math.fsum(self.probs[max(0, n - self.low) :]))
+
+    def at_most(self, limit: int | None) -> FiniteLaw:
+        """The law given n ≤ limit, None for no limit; raises UsageError where nothing is left."""
+        if limit is None or limit >= self.high:
+            return self
+        kept = self.probs[: max(0, limit - self.low + 1)]
+        if not (total := math.fsum(kept)):
+            raise UsageError(f"no length that the law allows is at most max_length = {limit}; raise it")
+        return FiniteLaw(self.low, tuple(p / total for p in kept))
 
     def mean(self) -> float:
         return math.fsum((self.low + i) * p for i, p in enumerate(self.probs))
@@ -71,21 +81,26 @@ ExponentLaw = FiniteLaw | GeometricLaw
 
 
 class UniformTable(Table):
-    """`{ law = "uniform", low = 1, high = 128 }`"""
+    """`{ law = "uniform", low = 2, high = 256, step = 2 }`: equal probability for low, low + step, …, high."""
 
     law: Literal["uniform"]
     low: int = Field(1, ge=0)
     high: int
+    step: int = Field(1, ge=1)
 
     @model_validator(mode="after")
     def _ordered(self) -> UniformTable:
         if self.low > self.high:
             raise ValueError(f"expected low ≤ high, found low = {self.low}, high = {self.high}")
+        if (self.high - self.low) % self.step:
+            reached = self.high - (self.high - self.low) % self.step
+            raise ValueError(f"steps of {self.step} from low = {self.low} miss high = {self.high}: write {reached}")
         return self
 
-    def build(self) -> ExponentLaw:
-        count = self.high - self.low + 1
-        return FiniteLaw(self.low, (1 / count,) * count)
+    def build(self) -> FiniteLaw:
+        values = range(self.low, self.high + 1)
+        reached = values[:: self.step]
+        return FiniteLaw(self.low, tuple(1 / len(reached) if n in reached else 0.0 for n in values))
 
 
 class GeometricTable(Table):
@@ -113,9 +128,12 @@ class WeightsTable(Table):
             raise ValueError(f"the weights sum to {total:.10g}, not to 1; they are taken as written")
         return self
 
-    def build(self) -> ExponentLaw:
+    def build(self) -> FiniteLaw:
         return FiniteLaw(self.low, tuple(self.weights))
 
+
+FiniteTable = Annotated[UniformTable | WeightsTable, Field(discriminator="law")]
+"""The table of a law with finitely many values."""
 
 LAWS: dict[str, type[UniformTable | GeometricTable | WeightsTable]] = {
     "uniform": UniformTable,

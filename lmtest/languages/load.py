@@ -8,12 +8,24 @@ from typing import Any, Literal
 from pydantic import Field
 
 from lmtest.errors import UsageError, nearest
+from lmtest.languages.arranged import Arranged
 from lmtest.languages.base import Language
-from lmtest.languages.laws import LAWS, ExponentLaw
+from lmtest.languages.bracket_rules import read_pairs
+from lmtest.languages.brackets import Brackets
+from lmtest.languages.laws import LAWS, ExponentLaw, FiniteTable
 from lmtest.languages.pcfg import Pcfg
+from lmtest.languages.prompts import compile_prompts
 from lmtest.languages.rules import compile_rules
 from lmtest.languages.template import Template
 from lmtest.validation import Table, read_toml, validate
+
+
+class PromptTable(Table):
+    """One of the `[[prompts]]`: every string of so many symbols that matches, with a weight each."""
+
+    regex: str
+    length: int = Field(ge=1, le=1000)
+    weight: float = Field(1.0, gt=0, allow_inf_nan=False)
 
 
 class _Common(Table):
@@ -21,6 +33,7 @@ class _Common(Table):
     source: str = ""
     max_length: int | None = Field(None, ge=1)
     rules: dict[str, dict[str, Any]] = {}
+    prompts: list[PromptTable] = []
 
 
 class PcfgFile(_Common):
@@ -46,7 +59,58 @@ class TemplateFile(_Common):
         )
 
 
-KINDS: dict[str, type[PcfgFile | TemplateFile]] = {"pcfg": PcfgFile, "template": TemplateFile}
+class ArrangedFile(_Common):
+    """`kind = "arranged"`"""
+
+    kind: Literal["arranged"]
+    prefix: str = ""
+    counted: str
+    filler: str
+    length: FiniteTable
+    count: Literal["even", "half", "even_strings"]
+    arrangement: Literal["shuffled", "sorted"]
+
+    def language(self, name: str) -> Language:
+        return Arranged(
+            self.prefix,
+            self.counted,
+            self.filler,
+            self.length.build(),
+            self.count,
+            self.arrangement,
+            name=name,
+            title=self.title,
+            source=self.source,
+            max_length=self.max_length,
+        )
+
+
+class BracketsFile(_Common):
+    """`kind = "brackets"`"""
+
+    kind: Literal["brackets"]
+    pairs: list[str | list[str]]
+    target: FiniteTable
+    discipline: Literal["nested", "shuffled"]
+
+    def language(self, name: str) -> Language:
+        return Brackets(
+            read_pairs("pairs", self.pairs),
+            self.target.build(),
+            self.discipline,
+            name=name,
+            title=self.title,
+            source=self.source,
+            max_length=self.max_length,
+        )
+
+
+KINDS: dict[str, type[PcfgFile | TemplateFile | ArrangedFile | BracketsFile]] = {
+    "pcfg": PcfgFile,
+    "template": TemplateFile,
+    "arranged": ArrangedFile,
+    "brackets": BracketsFile,
+}
 
 
 def grammars_folder() -> Path:
@@ -94,6 +158,8 @@ def build_language(name: str, data: dict[str, Any], where: str) -> Language:
         language = file.language(name)
         language.definition = data
         language.rules = compile_rules(file.rules, language.symbols)
+        declared = [(prompt.regex, prompt.length, prompt.weight) for prompt in file.prompts]
+        language.prompts = compile_prompts(declared, language.symbols)
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from None
     return language

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from lmtest.errors import UsageError
-from lmtest.languages.base import Language
+from lmtest.languages.base import Language, PromptPattern, Row
+from lmtest.languages.regex import DFA, compile_regex
 from lmtest.seeds import generator
 
 MAX_PROMPTS = 1_000_000
@@ -19,21 +20,23 @@ BATCH = 8192
 
 @dataclass(frozen=True, eq=False)
 class PromptSet:
-    """N prompts as rows of symbol ids, their prefix log-probabilities [N] (nats, −inf out of distribution), and why.
+    """N distinct prompts as rows of symbol ids, their prefix log-probabilities [N] (nats, −inf out of distribution), and why.
 
     `broken` lists for each prompt the rules that no continuation can mend; ("joint",) where the prompt is out of
-    distribution although each rule for itself can still hold; () in distribution.
+    distribution although each rule for itself can still hold; () in distribution. `weights` [N] sum to 1.
     """
 
     name: str
-    rows: list[tuple[int, ...]]
+    rows: list[Row]
     log_mass: np.ndarray
     broken: list[tuple[str, ...]]
+    weights: np.ndarray
 
     def select(self, name: str, chosen: Sequence[int]) -> PromptSet:
-        """The prompts at the places `chosen`, under another name."""
+        """The prompts at the places `chosen`, under another name; their weights again sum to 1."""
         rows, broken = [self.rows[i] for i in chosen], [self.broken[i] for i in chosen]
-        return PromptSet(name, rows, self.log_mass[list(chosen)], broken)
+        weights = self.weights[list(chosen)]
+        return PromptSet(name, rows, self.log_mass[list(chosen)], broken, weights / weights.sum())
 
 
 def prompts_of_length(language: Language, length: int) -> tuple[PromptSet, PromptSet]:
@@ -48,16 +51,59 @@ def prompts_of_length(language: Language, length: int) -> tuple[PromptSet, Promp
         raise UsageError(f"{n_symbols}^{length} prompts are more than {MAX_PROMPTS}: choose a shorter prompt length")
     rows = list(itertools.product(range(n_symbols), repeat=length))
     log_mass = np.array(_log_masses(language, length))
-    broken = _broken_rules(language, length)
-    dead = np.isneginf(log_mass)
-    if not dead.any():
+    if not np.isneginf(log_mass).any():
         raise UsageError(
             f"every prompt of length {length} can be completed in {language.name}: none is out of distribution; "
             "choose another prompt length"
         )
-    everything = PromptSet("all", rows, log_mass, [b if d else () for b, d in zip(broken, dead, strict=True)])
-    inside, outside = np.flatnonzero(~dead).tolist(), np.flatnonzero(dead).tolist()
-    return everything.select("id", inside), everything.select("ood", outside)
+    return _split(language, rows, log_mass, np.ones(len(rows)))
+
+
+def published_prompts(language: Language) -> tuple[PromptSet, PromptSet]:
+    """The prompts that the language file declares, each once, sorted: in distribution ("id", maybe none) and out ("ood").
+
+    A string that several `[[prompts]]` match has the sum of their weights. Raises UsageError where the language declares
+    no prompts, and where none of them is out of distribution.
+    """
+    if not language.prompts:
+        raise UsageError(
+            f"{language.name} has no published prompts: add [[prompts]] tables to its file, or take all of a length"
+        )
+    weights: dict[Row, float] = {}
+    for pattern in language.prompts:
+        for row in _matches(pattern.dfa, pattern.length):
+            weights[row] = weights.get(row, 0.0) + pattern.weight
+    rows = sorted(weights)
+    log_mass = np.array(_prefix_masses(language, rows))
+    if not np.isneginf(log_mass).any():
+        raise UsageError(
+            f"every published prompt of {language.name} can be completed in it: none is out of distribution; "
+            "add one to the [[prompts]] of its file that is"
+        )
+    return _split(language, rows, log_mass, np.array([weights[row] for row in rows]))
+
+
+def compile_prompts(declared: Sequence[tuple[str, int, float]], symbols: tuple[str, ...]) -> list[PromptPattern]:
+    """The `[[prompts]]` of a language file as (regex, length, weight) → what they mean over the symbols.
+
+    Raises UsageError on a faulty regex, on one that no string of its length matches, and on over a million prompts.
+    """
+    patterns, total = [], 0
+    for number, (regex, length, weight) in enumerate(declared, 1):
+        try:
+            dfa = compile_regex(regex, symbols)
+        except UsageError as error:
+            raise UsageError(f"prompts, number {number}: {error}") from None
+        count = int(_ways(dfa, length)[length][0])
+        if count == 0:
+            raise UsageError(
+                f"prompts, number {number}: no string of {length} symbols matches {regex!r}; correct the regex or the length"
+            )
+        total += count
+        if total > MAX_PROMPTS:
+            raise UsageError(f"prompts: {regex!r} matches too many: expected at most {MAX_PROMPTS} prompts in all")
+        patterns.append(PromptPattern(regex, length, weight, dfa))
+    return patterns
 
 
 def split_heldout(ood: PromptSet, heldout: float, seed: int) -> tuple[PromptSet, PromptSet]:
@@ -78,37 +124,79 @@ def split_heldout(ood: PromptSet, heldout: float, seed: int) -> tuple[PromptSet,
 
 def empty_prompt(language: Language) -> PromptSet:
     """The one prompt of no symbols ("empty")."""
-    return PromptSet("empty", [()], language.prefix_log_prob_ids([()]).numpy(), [()])
+    return PromptSet("empty", [()], language.prefix_log_prob_ids([()]).numpy(), [()], np.ones(1))
+
+
+def _split(
+    language: Language, rows: list[Row], log_mass: np.ndarray, weights: np.ndarray
+) -> tuple[PromptSet, PromptSet]:
+    """Sorted prompts by whether they have mass: "id" and "ood"."""
+    dead = np.isneginf(log_mass)
+    broken = [reasons if d else () for reasons, d in zip(_broken_rules(language, rows), dead, strict=True)]
+    everything = PromptSet("all", rows, log_mass, broken, weights)
+    inside, outside = np.flatnonzero(~dead).tolist(), np.flatnonzero(dead).tolist()
+    return everything.select("id", inside), everything.select("ood", outside)
 
 
 def _log_masses(language: Language, length: int) -> list[float]:
     """Log prefix masses of all prompts in sorted order; only what is still alive at one length is asked at the next."""
     masses = [0.0]
-    rows: list[tuple[int, ...]] = [()]
+    rows: list[Row] = [()]
     for _ in range(length):
         longer = [(*row, symbol) for row in rows for symbol in range(len(language.symbols))]
         alive = [i for i, row in enumerate(longer) if masses[i // len(language.symbols)] > -np.inf]
         masses = [-np.inf] * len(longer)
-        for batch in (alive[i : i + BATCH] for i in range(0, len(alive), BATCH)):
-            values = language.prefix_log_prob_ids([longer[i] for i in batch]).tolist()
-            for i, value in zip(batch, values, strict=True):
-                masses[i] = value
+        for i, value in zip(alive, _prefix_masses(language, [longer[i] for i in alive]), strict=True):
+            masses[i] = value
         rows = longer
     return masses
 
 
-def _broken_rules(language: Language, length: int) -> list[tuple[str, ...]]:
-    """For all prompts in sorted order, the rules broken beyond repair, or ("joint",) where there is none."""
-    columns: list[list[bool]] = []
-    for rule in language.rules.values():
-        states = [rule.start()]
-        for _ in range(length):
-            states = [rule.step(state, symbol) for state in states for symbol in range(len(language.symbols))]
-        columns.append([rule.alive(state) for state in states])
-    names = list(language.rules)
-    if not columns:
-        return [()] * len(language.symbols) ** length
-    return [
-        tuple(name for name, alive in zip(names, row, strict=True) if not alive) or ("joint",)
-        for row in zip(*columns, strict=True)
-    ]
+def _prefix_masses(language: Language, rows: Sequence[Row]) -> list[float]:
+    batches = (rows[i : i + BATCH] for i in range(0, len(rows), BATCH))
+    return [value for batch in batches for value in language.prefix_log_prob_ids(batch).tolist()]
+
+
+def _broken_rules(language: Language, rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    """For each prompt the rules broken beyond repair, or ("joint",) where there is none."""
+    if not language.rules:
+        return [()] * len(rows)
+    rules = language.rules
+    # Neighbours in sorted order share a prefix, and so the states behind it.
+    states = [tuple(rule.start() for rule in rules.values())]
+    previous: Row = ()
+    broken = []
+    for row in rows:
+        differ = (i for i, (x, y) in enumerate(zip(row, previous, strict=False)) if x != y)
+        shared = next(differ, min(len(row), len(previous)))
+        del states[shared + 1 :]
+        for symbol in row[shared:]:
+            pairs = zip(rules.values(), states[-1], strict=True)
+            states.append(tuple(rule.step(state, symbol) for rule, state in pairs))
+        dead = (name for (name, rule), state in zip(rules.items(), states[-1], strict=True) if not rule.alive(state))
+        broken.append(tuple(dead) or ("joint",))
+        previous = row
+    return broken
+
+
+def _ways(dfa: DFA, length: int) -> list[np.ndarray]:
+    """How many strings of n symbols lead from each state to acceptance, n = 0 … `length`; more than enough is one too many."""
+    ways = [dfa.accepting.astype(np.int64)]
+    for _ in range(length):
+        ways.append(np.minimum(ways[-1][dfa.transitions].sum(1), MAX_PROMPTS + 1))
+    return ways
+
+
+def _matches(dfa: DFA, length: int) -> list[Row]:
+    """All strings of so many symbols that the automaton accepts, sorted; only prefixes that lead to one are walked."""
+    useful = [(ways > 0).tolist() for ways in _ways(dfa, length)]
+    after: list[list[int]] = dfa.transitions.tolist()
+    walks: list[tuple[Row, int]] = [((), 0)]
+    for left in reversed(range(length)):
+        walks = [
+            ((*row, symbol), state)
+            for row, before in walks
+            for symbol, state in enumerate(after[before])
+            if useful[left][state]
+        ]
+    return [row for row, _ in walks]

@@ -5,50 +5,17 @@ A kind of rule is a class and one line in `KINDS`; in the `[rules]` of a languag
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import torch
 
 from lmtest.errors import UsageError, nearest
+from lmtest.languages.bracket_rules import BalancedRule, IrreducibleRule, NestedRule
 from lmtest.languages.counts import CountCondition
 from lmtest.languages.regex import compile_regex
+from lmtest.languages.rule import Rule, before_end
 
 MAX_LENGTH = 1_000_000
-
-
-class Rule(ABC):
-    """A property of strings, read symbol by symbol; `name` as in the language file, `text` its kind and value."""
-
-    name: str
-    text: str
-
-    @abstractmethod
-    def holds(self, tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Symbol ids [N, T] (no BOS; anything behind `lengths` [N]) → bool [N]."""
-
-    @abstractmethod
-    def start(self) -> Hashable:
-        """The state before any symbol."""
-
-    @abstractmethod
-    def step(self, state: Hashable, symbol: int) -> Hashable:
-        """The state after one more symbol."""
-
-    @abstractmethod
-    def accepts(self, state: Hashable) -> bool:
-        """Whether the string read so far satisfies the rule."""
-
-    @abstractmethod
-    def alive(self, state: Hashable) -> bool:
-        """Whether some continuation (of any length, empty too) satisfies the rule: exact, not a bounded search."""
-
-    def run(self, row: Sequence[int]) -> Hashable:
-        """The state after all symbol ids of a row."""
-        state = self.start()
-        for symbol in row:
-            state = self.step(state, symbol)
-        return state
 
 
 class CountRule(Rule):
@@ -65,7 +32,7 @@ class CountRule(Rule):
         self.places = {symbol: place for place, symbol in enumerate(mentioned)}
 
     def holds(self, tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        inside = _inside(tokens, lengths)
+        inside = before_end(tokens, lengths)
         truth: torch.Tensor = self.condition.holds([((tokens == i) & inside).sum(-1) for i in self.places])
         return truth
 
@@ -101,7 +68,7 @@ class RegexRule(Rule):
         self._alive: list[bool] = dfa.alive.tolist()
 
     def holds(self, tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        table, inside = self.table.to(tokens.device), _inside(tokens, lengths)
+        table, inside = self.table.to(tokens.device), before_end(tokens, lengths)
         states = torch.zeros_like(lengths)
         symbols = tokens.clamp(0, table.shape[1] - 1)  # what stands behind the lengths is looked up, never used
         for t in range(tokens.shape[1]):
@@ -178,6 +145,9 @@ KINDS: dict[str, Callable[[str, object, Sequence[str]], Rule]] = {
     "regex": RegexRule,
     "min_length": MinLengthRule,
     "max_length": MaxLengthRule,
+    "balanced": BalancedRule,
+    "nested": NestedRule,
+    "irreducible": IrreducibleRule,
 }
 
 
@@ -209,10 +179,6 @@ def _check_name(name: str) -> None:
         raise UsageError(f"the rule name {name!r} is taken by a measure: choose another, such as R1")
 
 
-def _inside(tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    return torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
-
-
 def _text(kind: str, value: object) -> str:
     if not isinstance(value, str):
         raise UsageError(f"{kind} takes a text, found {value!r}: put it in quotes")
@@ -223,3 +189,6 @@ def _length(kind: str, value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_LENGTH:
         raise UsageError(f"{kind} takes a whole number from 0 to {MAX_LENGTH}, found {value!r}")
     return value
+
+
+__all__ = ["KINDS", "MAX_LENGTH", "CountRule", "MaxLengthRule", "MinLengthRule", "RegexRule", "Rule", "compile_rules"]

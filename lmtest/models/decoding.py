@@ -36,12 +36,14 @@ def decode(
     max_new_tokens: int,
     decoding: Decoding,
     seed: int,
+    temperature: float = 1.0,
 ) -> Completions:
     """Continues each prompt by at most `max_new_tokens` tokens, EOS counted as one.
 
-    Greedy takes the likeliest token, and an exact tie is broken at random (so the uniform law decodes to itself); where
-    a model gives no law (NaN: the language after an impossible prompt) nothing is written. Random numbers
-    belong to (`seed`, the model's seed, the prompt, its how-manieth occurrence), so no row depends on another.
+    Samples are drawn with the logits divided by `temperature`. Greedy takes the likeliest token, and an exact tie is
+    broken at random (so the uniform law decodes to itself); where a model gives no law (NaN: the language after an
+    impossible prompt) nothing is written. Random numbers belong to (`seed`, the model's seed, the prompt, its
+    how-manieth occurrence), so no row depends on another.
     """
     tokens, lengths = vocabulary.pack(rows)
     if isinstance(model, StackedModel):
@@ -58,7 +60,7 @@ def decode(
     finished = torch.zeros(n_seeds, n_rows, dtype=torch.bool)
     for step in range(max_new_tokens):
         if decoding == "sampled":
-            chosen = (log_probs + noise[step]).argmax(-1)
+            chosen = (log_probs / temperature + noise[step]).argmax(-1)
         else:
             best = log_probs == log_probs.amax(-1, keepdim=True)
             chosen = best.int().argmax(-1)

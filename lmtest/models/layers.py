@@ -47,10 +47,40 @@ def rms_norm(parameters: Parameters, name: str, x: Tensor, eps: float = 1e-5) ->
     return F.rms_norm(x, x.shape[-1:], eps=eps) * _over(parameters[f"{name}.weight"], x)
 
 
+def convolution_shapes(name: str, channels: int, width: int) -> dict[str, Shape]:
+    """NAME.weight [width, channels], the last row for the newest token, and NAME.bias [channels]; ± 1/√width."""
+    bound = width**-0.5
+    return {
+        f"{name}.weight": Shape((width, channels), "uniform", bound),
+        f"{name}.bias": Shape((channels,), "uniform", bound),
+    }
+
+
+def causal_convolution(
+    parameters: Parameters, name: str, x: Tensor, place: Tensor | None, past: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Depthwise convolution of x [S, B, T, D] over its last `width` tokens → [S, B, T, D], and its next `past`.
+
+    `past` [S, B, width − 1, D] is what stood before x (zeros without it). `place` [S, B, T], a token's place in its
+    string, keeps the window within the string; None where every row is one string.
+    """
+    weight, t = parameters[f"{name}.weight"], x.shape[2]
+    behind = weight.shape[1] - 1
+    longer = F.pad(x, (0, 0, behind, 0)) if past is None else torch.cat([past, x], 2)
+    out = torch.addcmul(_over(parameters[f"{name}.bias"], x), x, _over(weight[:, behind], x))
+    for back in range(1, min(behind, t - 1 if past is None else behind) + 1):
+        earlier = longer[:, :, behind - back : behind - back + t]
+        if place is not None:
+            earlier = torch.where((place >= back)[..., None], earlier, 0.0)
+        out = torch.addcmul(out, earlier, _over(weight[:, behind - back], x))
+    return out, longer[:, :, t:]
+
+
 def embed(parameters: Parameters, name: str, tokens: Tensor) -> Tensor:
     """Token ids [S, …] → their rows of NAME [S, vocabulary, D], as [S, …, D]."""
-    seed = torch.arange(len(tokens), device=tokens.device).view(-1, *[1] * (tokens.dim() - 1))
-    return parameters[name][seed, tokens]
+    table = parameters[name]
+    first = torch.arange(0, len(table) * table.shape[1], table.shape[1], device=tokens.device)
+    return F.embedding(tokens + first.view(-1, *[1] * (tokens.dim() - 1)), table.flatten(0, 1))
 
 
 def per_seed(tokens: Tensor, n_seeds: int) -> Tensor:
@@ -63,6 +93,21 @@ def string_positions(tokens: Tensor, bos: int) -> tuple[Tensor, Tensor]:
     starts = tokens == bos
     index = torch.arange(tokens.shape[-1], device=tokens.device)
     return starts.cumsum(-1), index - torch.where(starts, index, 0).cummax(-1).values
+
+
+def places(tokens: Tensor, bos: int) -> Tensor | None:
+    """Tokens [..., T] → each one's place in its string [..., T]; None where every row is one string, so that none is needed."""
+    return string_positions(tokens, bos)[1] if bool((tokens[..., 1:] == bos).any()) else None
+
+
+def own_string(size: int, place: Tensor | None, device: torch.device) -> Tensor:
+    """bool [..., T, T], T = `size`: the positions of its own string that each one sees, none of them later than itself.
+
+    `place` [..., T] as of `places` (what stands before the T positions does not matter).
+    """
+    index = torch.arange(size, device=device)
+    earlier = index <= index[:, None]
+    return earlier if place is None else earlier & (index >= (index - place)[..., None])
 
 
 def _over(vector: Tensor, x: Tensor) -> Tensor:

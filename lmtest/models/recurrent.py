@@ -39,8 +39,9 @@ class Recurrent(StackedModel):
     def prefill(self, tokens: Tensor, lengths: Tensor, room: int) -> tuple[Tensor, StateCache]:
         tokens, lengths = per_seed(tokens.to(self.device), len(self.seeds)), lengths.to(self.device)
         n, t = tokens.shape[1:]
-        state = self.initial(n)
-        last = torch.empty(len(self.seeds), n, self.vocabulary.n_outputs, device=self.device)
+        like = next(iter(self.parameters.values())).detach()  # a model in double precision has its state so too
+        state = {name: value.to(like) for name, value in self.initial(n).items()}
+        last = like.new_empty(len(self.seeds), n, self.vocabulary.n_outputs)
         with torch.no_grad():
             for i in range(t):
                 logits, after = self.step(tokens[:, :, i], state)

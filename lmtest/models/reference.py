@@ -11,7 +11,10 @@ import torch
 
 from lmtest.languages.base import Language
 from lmtest.languages.vocabulary import Vocabulary
+from lmtest.models.automata import MOST_SYMBOLS
 from lmtest.models.contract import LanguageModel
+from lmtest.models.ngram import NGram
+from lmtest.models.normative import Normative
 
 SEARCH_LENGTH = 1000
 """The rule keeper looks for completions of at most so many symbols, …"""
@@ -136,7 +139,11 @@ class RuleKeeper:
 
 
 def reference_models(language: Language) -> dict[str, LanguageModel]:
-    """The reference models of a language by name; the rule keeper only where there are rules to keep."""
+    """The reference models of a language by name.
+
+    The rule keeper only where there are rules to keep, the n-gram where its counts are known exactly, the normative
+    predictor for at most MOST_SYMBOLS symbols and a finite mean length.
+    """
     models: dict[str, LanguageModel] = {
         "language": language,
         "uniform": Uniform(language.vocabulary),
@@ -144,6 +151,17 @@ def reference_models(language: Language) -> dict[str, LanguageModel]:
     }
     if language.rules:
         models["rule_keeper"] = RuleKeeper(language)
+    return models | _fitted(language)
+
+
+@lru_cache(maxsize=8)
+def _fitted(language: Language) -> dict[str, LanguageModel]:
+    """Those that take a while to fit, once for each language object."""
+    models: dict[str, LanguageModel] = {}
+    if (ngram := NGram.fit(language)) is not None:
+        models["ngram"] = ngram
+    if len(language.symbols) <= MOST_SYMBOLS and math.isfinite(language.mean_length()):
+        models["normative"] = Normative.fit(language)
     return models
 
 

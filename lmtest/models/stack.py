@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,11 @@ from lmtest.seeds import torch_generator
 
 @dataclass(frozen=True)
 class Shape:
-    """A parameter of one seed: its shape, and how it starts ("zeros", "ones", or a standard deviation or bound)."""
+    """A parameter of one seed: its shape, and how it starts.
+
+    "zeros", "ones"; "normal" and "uniform" with a standard deviation or bound; "steps": softplus of it is log-uniform in
+    [1e-3, 1e-1]; "logarithms": log 1, log 2, … along the last axis; "lasting": from 3 to 6 along the last axis.
+    """
 
     size: tuple[int, ...]
     start: str
@@ -116,6 +121,12 @@ def _initial(shape: Shape, generator: torch.Generator) -> Tensor:
         return torch.empty(shape.size).normal_(0.0, shape.scale, generator=generator)
     if shape.start == "uniform":
         return torch.empty(shape.size).uniform_(-shape.scale, shape.scale, generator=generator)
+    if shape.start == "steps":
+        return torch.empty(shape.size).uniform_(math.log(1e-3), math.log(1e-1), generator=generator).exp().expm1().log()
+    if shape.start == "logarithms":
+        return torch.arange(1.0, shape.size[-1] + 1).log().expand(shape.size)
+    if shape.start == "lasting":
+        return torch.linspace(3.0, 6.0, shape.size[-1]).expand(shape.size)
     return torch.full(shape.size, 1.0 if shape.start == "ones" else 0.0)
 
 

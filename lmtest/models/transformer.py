@@ -18,6 +18,8 @@ from torch import Tensor
 
 from lmtest.errors import UsageError
 from lmtest.languages.vocabulary import Vocabulary
+from lmtest.models.layers import embed, layer_norm, linear, linear_shapes, norm_shapes, per_seed, string_positions
+from lmtest.models.positions import alibi, causal, rotate, same_string, sinusoids
 from lmtest.models.stack import Dropout, Shape, StackedModel, Tree, drop
 from lmtest.validation import Table
 
@@ -31,7 +33,7 @@ class TransformerConfig(Table):
     heads: int = Field(4, ge=1)
     feed_forward: int = Field(256, ge=1)
     norm: Literal["pre", "post"] = "post"
-    positions: Literal["none", "sinusoidal", "learned", "rotary"] = "sinusoidal"
+    positions: Literal["none", "sinusoidal", "learned", "rotary", "alibi"] = "sinusoidal"
     context: int = Field(512, ge=2)
     """Positions that a learned encoding has room for, BOS included; the other encodings have no limit."""
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -90,30 +92,32 @@ class Transformer(StackedModel):
                 f"layers.{i}.attention.in.bias": Shape((3 * d,), "zeros"),
                 f"layers.{i}.attention.out.weight": Shape((d, d), "uniform", d**-0.5),
                 f"layers.{i}.attention.out.bias": Shape((d,), "zeros"),
-                f"layers.{i}.norm1.weight": Shape((d,), "ones"),
-                f"layers.{i}.norm1.bias": Shape((d,), "zeros"),
-                f"layers.{i}.feed_forward.in.weight": Shape((d, f), "uniform", d**-0.5),
-                f"layers.{i}.feed_forward.in.bias": Shape((f,), "uniform", d**-0.5),
-                f"layers.{i}.feed_forward.out.weight": Shape((f, d), "uniform", f**-0.5),
-                f"layers.{i}.feed_forward.out.bias": Shape((d,), "uniform", f**-0.5),
-                f"layers.{i}.norm2.weight": Shape((d,), "ones"),
-                f"layers.{i}.norm2.bias": Shape((d,), "zeros"),
+                **norm_shapes(f"layers.{i}.norm1", d),
+                **linear_shapes(f"layers.{i}.feed_forward.in", d, f),
+                **linear_shapes(f"layers.{i}.feed_forward.out", f, d),
+                **norm_shapes(f"layers.{i}.norm2", d),
             }
         if config.norm == "pre":
-            shapes |= {"norm.weight": Shape((d,), "ones"), "norm.bias": Shape((d,), "zeros")}
-        shapes["output.weight"] = Shape((d, vocabulary.n_outputs), "uniform", d**-0.5)
-        shapes["output.bias"] = Shape((vocabulary.n_outputs,), "uniform", d**-0.5)
+            shapes |= norm_shapes("norm", d)
+        shapes |= linear_shapes("output", d, vocabulary.n_outputs)
         super().__init__(vocabulary, seeds, shapes, device)
 
     def logits(self, tokens: Tensor, dropout: Dropout | None = None, tree: Tree | None = None) -> Tensor:
-        if tree is None:
-            positions = torch.arange(tokens.shape[-1], device=tokens.device).expand(tokens.shape[-2:])
-            visible = None
+        visible: Tensor | None
+        if tree is not None:
+            positions, visible = tree.depth[None, None], tree.ancestors[None, None]
+        elif bool((tokens[..., 1:] == self.vocabulary.bos).any()):
+            strings, positions = string_positions(tokens.reshape(-1, *tokens.shape[-2:]), self.vocabulary.bos)
+            visible = same_string(strings)
         else:
-            positions, visible = tree.depth[None], tree.ancestors[None, None]
+            positions = torch.arange(tokens.shape[-1], device=tokens.device)[None, None]
+            # The fused kernel knows plain causal attention by itself, but neither biases nor dropout of our own streams.
+            fused = self.config.positions != "alibi" and (dropout is None or not self.drops_out)
+            visible = None if fused else causal(positions, tokens.shape[-1])
+        mask = None if visible is None else self._mask(positions, positions, visible)
         x = self._embed(tokens, positions, dropout)  # [S, B, T, D]
         for i in range(self.config.layers):
-            x = self._layer(i, x, positions, visible, None, dropout)
+            x = self._layer(i, x, positions, mask, None, dropout)
         return self._head(x)
 
     @property
@@ -134,24 +138,25 @@ class Transformer(StackedModel):
         c = self.config
         size = (c.layers, 2, len(self.seeds), n, c.heads, t + room, c.width // c.heads)
         # What stands behind a row's end is overwritten as the row grows, and masked until then.
-        cache = Cache(torch.zeros(size, device=self.device), lengths + 1)
-        positions = torch.arange(t, device=self.device).expand(n, t)
-        visible = causal(positions, t)
+        cache = Cache(self.parameters["embedding"].new_zeros(size), lengths + 1)
+        positions = torch.arange(t, device=self.device)[None, None]
+        mask = self._mask(positions, positions, causal(positions, t))
         with torch.no_grad():
             x = self._embed(tokens, positions, None)
             for i in range(c.layers):
-                x = self._layer(i, x, positions, visible, cache.memory[i, ..., :t, :], None)
+                x = self._layer(i, x, positions, mask, cache.memory[i, ..., :t, :], None)
             last = x[:, torch.arange(n, device=self.device), lengths]  # [S, N, D]
             return self._head(last[:, :, None])[:, :, 0].double().log_softmax(-1).cpu(), cache
 
     def advance(self, cache: Cache, tokens: Tensor) -> Tensor:
-        positions = cache.read[:, None]  # [N, 1]
+        positions = cache.read[None, :, None]  # [1, N, 1]
         longest = int(cache.read.max()) + 1
-        visible = causal(positions, longest)
+        keys = torch.arange(longest, device=self.device)
+        mask = self._mask(positions, keys, causal(positions, longest))
         with torch.no_grad():
             x = self._embed(tokens.to(self.device)[..., None], positions, None)
             for i in range(self.config.layers):
-                x = self._layer(i, x, positions, visible, cache.memory[i, ..., :longest, :], None)
+                x = self._layer(i, x, positions, mask, cache.memory[i, ..., :longest, :], None)
             cache.read = cache.read + 1
             return self._head(x)[:, :, 0].double().log_softmax(-1).cpu()
 
@@ -159,22 +164,29 @@ class Transformer(StackedModel):
         rows = rows.to(self.device)
         return Cache(cache.memory[:, :, :, rows], cache.read[rows])
 
-    # The pieces. x is [S, B, T, D]; positions [B, T]; visible [B, 1, T, keys], or None for plain causal attention.
+    # The pieces. x is [S, B, T, D]; positions [S or 1, B or 1, T]; mask, what is added to the scores, broadcasts to
+    # [S, B, H, T, keys], and None stands for plain causal attention.
+
+    def _mask(self, queries: Tensor, keys: Tensor, visible: Tensor) -> Tensor:
+        c = self.config
+        zero = self.parameters["embedding"].new_zeros(())
+        bias = alibi(queries, keys, c.heads).to(zero) if c.positions == "alibi" else zero
+        return torch.where(visible[..., None, :, :], bias, -math.inf)
 
     def _embed(self, tokens: Tensor, positions: Tensor, dropout: Dropout | None) -> Tensor:
-        p, c = self.parameters, self.config
-        tokens = tokens.expand(len(self.seeds), *tokens.shape[-2:])  # [S, B, T]
-        seed = torch.arange(len(self.seeds), device=tokens.device)[:, None, None]
-        x = p["embedding"][seed, tokens] * math.sqrt(c.width)
+        c, seeds = self.config, len(self.seeds)
+        x = embed(self.parameters, "embedding", per_seed(tokens, seeds)) * math.sqrt(c.width)
         if c.positions == "sinusoidal":
             x = x + sinusoids(positions, c.width)
         elif c.positions == "learned":
             if int(positions.max()) >= c.context:
-                raise UsageError(
-                    f"a string of {int(positions.max())} symbols does not fit the model's context of {c.context} "
-                    "positions (BOS included); raise `context`"
-                )
-            x = x + p["positions"][:, positions]
+                positions = positions.masked_fill(tokens == self.vocabulary.pad, 0)  # padding needs no place
+                if (longest := int(positions.max())) >= c.context:
+                    raise UsageError(
+                        f"a string of {longest} symbols does not fit the model's context of {c.context} "
+                        "positions (BOS included); raise `context`"
+                    )
+            x = x + embed(self.parameters, "positions", per_seed(positions, seeds))
         return drop(x, c.dropout, dropout)
 
     def _layer(
@@ -182,14 +194,14 @@ class Transformer(StackedModel):
         i: int,
         x: Tensor,
         positions: Tensor,
-        visible: Tensor | None,
+        mask: Tensor | None,
         memory: Tensor | None,
         dropout: Dropout | None,
     ) -> Tensor:
         rate = self.config.dropout
 
         def attend(x: Tensor) -> Tensor:
-            return drop(self._attend(i, x, positions, visible, memory, dropout), rate, dropout)
+            return drop(self._attend(i, x, positions, mask, memory, dropout), rate, dropout)
 
         def feed_forward(x: Tensor) -> Tensor:
             return drop(self._feed_forward(i, x, dropout), rate, dropout)
@@ -205,68 +217,40 @@ class Transformer(StackedModel):
         i: int,
         x: Tensor,
         positions: Tensor,
-        visible: Tensor | None,
+        mask: Tensor | None,
         memory: Tensor | None,
         dropout: Dropout | None,
     ) -> Tensor:
         s, b, t, d = x.shape
         h = self.config.heads
-        qkv = self._linear(f"layers.{i}.attention.in", x).view(s, b, t, 3, h, d // h)
+        qkv = linear(self.parameters, f"layers.{i}.attention.in", x).view(s, b, t, 3, h, d // h)
         q, k, v = qkv.permute(3, 0, 1, 4, 2, 5)  # each [S, B, H, T, D/H]
         if self.config.positions == "rotary":
             q, k = rotate(q, positions), rotate(k, positions)
         if memory is not None:  # [2, S, B, H, keys, D/H]
             rows = torch.arange(b, device=x.device)[:, None]
-            memory[0][:, rows, :, positions] = k.permute(
-                1, 3, 0, 2, 4
-            )  # advanced indices come first: [B, T, S, H, D/H]
-            memory[1][:, rows, :, positions] = v.permute(1, 3, 0, 2, 4)
+            # Advanced indices come first: [B, T, S, H, D/H].
+            memory[0][:, rows, :, positions[0]] = k.permute(1, 3, 0, 2, 4)
+            memory[1][:, rows, :, positions[0]] = v.permute(1, 3, 0, 2, 4)
             k, v = memory
-        if dropout is not None and self.config.dropout > 0:
-            visible = causal(positions, t) if visible is None else visible
-            scores = (q @ k.transpose(-1, -2) / math.sqrt(d // h)).masked_fill(~visible, -math.inf)
+        if dropout is not None and self.drops_out:
+            assert mask is not None
+            scores = q @ k.transpose(-1, -2) / math.sqrt(d // h) + mask
             mixed = drop(scores.softmax(-1), self.config.dropout, dropout) @ v
         else:
             # The fused kernel wants one batch dimension.
-            mask = None if visible is None else visible.expand(s, b, 1, t, -1).flatten(0, 1)
+            if mask is not None:
+                mask = mask[0] if mask.shape[:2] == (1, 1) else mask.expand(s, b, -1, t, -1).flatten(0, 1)
             q, k, v = (z.flatten(0, 1) for z in (q, k, v))
             mixed = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None).unflatten(0, (s, b))
-        return self._linear(f"layers.{i}.attention.out", mixed.transpose(2, 3).reshape(s, b, t, d))
+        return linear(self.parameters, f"layers.{i}.attention.out", mixed.transpose(2, 3).reshape(s, b, t, d))
 
     def _feed_forward(self, i: int, x: Tensor, dropout: Dropout | None) -> Tensor:
-        hidden = drop(self._linear(f"layers.{i}.feed_forward.in", x).relu(), self.config.dropout, dropout)
-        return self._linear(f"layers.{i}.feed_forward.out", hidden)
+        hidden = drop(linear(self.parameters, f"layers.{i}.feed_forward.in", x).relu(), self.config.dropout, dropout)
+        return linear(self.parameters, f"layers.{i}.feed_forward.out", hidden)
 
     def _head(self, x: Tensor) -> Tensor:
-        return self._linear("output", self._norm("norm", x) if self.config.norm == "pre" else x)
-
-    def _linear(self, name: str, x: Tensor) -> Tensor:
-        weight, bias = self.parameters[f"{name}.weight"], self.parameters[f"{name}.bias"]
-        rows = x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])
-        return torch.baddbmm(bias[:, None], rows, weight).view(*x.shape[:-1], weight.shape[-1])
+        return linear(self.parameters, "output", self._norm("norm", x) if self.config.norm == "pre" else x)
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
-        weight, bias = self.parameters[f"{name}.weight"], self.parameters[f"{name}.bias"]
-        normal = F.layer_norm(x, x.shape[-1:], eps=self.config.layer_norm_eps)
-        return torch.addcmul(bias[:, None, None], normal, weight[:, None, None])
-
-
-def causal(positions: Tensor, keys: int) -> Tensor:
-    """Positions [B, T] → bool [B, 1, T, keys]: which keys a query at each position sees."""
-    return (torch.arange(keys, device=positions.device) <= positions[..., None])[:, None]
-
-
-def sinusoids(positions: Tensor, width: int) -> Tensor:
-    """Positions [...] → encodings [..., width]: sines and cosines of geometric frequencies (Vaswani et al. 2017)."""
-    frequencies = torch.exp(-math.log(10_000.0) * torch.arange(0, width, 2, device=positions.device) / width)
-    angles = positions[..., None] * frequencies
-    return torch.stack([angles.sin(), angles.cos()], -1).flatten(-2)[..., :width]
-
-
-def rotate(x: Tensor, positions: Tensor) -> Tensor:
-    """Rotary positions (Su et al. 2021) on x [S, B, H, T, E] with positions [B, T]."""
-    half = x.shape[-1] // 2
-    frequencies = torch.exp(-math.log(10_000.0) * torch.arange(half, device=x.device) / half)
-    angles = (positions[..., None] * frequencies)[None, :, None]  # [1, B, 1, T, E/2]
-    first, second = x[..., :half], x[..., half:]
-    return torch.cat([first * angles.cos() - second * angles.sin(), first * angles.sin() + second * angles.cos()], -1)
+        return layer_norm(self.parameters, name, x, self.config.layer_norm_eps)

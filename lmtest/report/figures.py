@@ -28,15 +28,17 @@ from lmtest.report.marks import (
     SOFT,
     STYLE,
     UNFINISHED,
+    Series,
     above,
-    colours,
     labels_right,
     log_ticks,
-    one_panel_a_model,
+    panels,
+    rows_of_panels,
     spread,
     title,
 )
-from lmtest.report.tables import HEADLINE, REFERENCE, RunTables, ordered_prompts, records, select
+from lmtest.report.prompts import ordered_prompts
+from lmtest.report.tables import HEADLINE, REFERENCE, RunTables, records, select
 
 
 def draw(run: RunTables) -> dict[str, bytes | None]:
@@ -60,8 +62,8 @@ def loss_against_rule_extrapolation(run: RunTables) -> Figure | None:
     start, low = max(excess.max(), 3 * run.epsilon), min(excess.min(), run.epsilon / 3) / 1.6
     # The published values have a gutter of their own, left of where training starts.
     high = start * (start / low) ** (0.24 if run.resolved["published"] else 0.03)
-    figure, panels = one_panel_a_model(run, 4.5)
-    for ax, model in zip(panels, run.models, strict=True):
+    figure, axes = rows_of_panels(len(panels(run)), 4.5)
+    for ax, (name, group) in zip(axes, panels(run).items(), strict=True):
         ax.set_xscale("log")
         ax.set_xlim(high, low)  # the loss falls to the right, as training goes
         ax.set_ylim(-0.04, 1.04)
@@ -72,10 +74,10 @@ def loss_against_rule_extrapolation(run: RunTables) -> Figure | None:
         ax.axvline(low, color=INK, lw=2.2, zorder=1, clip_on=False)
         above(ax, low, f"floor {run.floor:.4g} nats →", "center")
         labels = []
-        for variant, colour in colours(run).items():
-            last = select(ends, model=model, variant=variant)
+        for series in group:
+            last, colour = series.of(ends), series.colour
             for row in records(last):
-                path = select(paths, model=model, variant=variant, seed=row["seed"]).sort_values("step")
+                path = select(series.of(paths), seed=row["seed"]).sort_values("step")
                 x = np.clip(np.r_[path["kl"].to_numpy(float), row["kl"]], low, high)
                 ax.plot(
                     x, np.r_[path["value"].to_numpy(float), row["value"]], color=colour, lw=0.9, alpha=0.45, zorder=2
@@ -83,15 +85,15 @@ def loss_against_rule_extrapolation(run: RunTables) -> Figure | None:
                 fill = colour if row["saturated"] else BLANK
                 ax.plot(x[-1:], [row["value"]], "o", ms=6, mfc=fill, mec=colour, mew=1.2, zorder=4, clip_on=False)
             if len(last) and not math.isnan(mean := last["value"].mean()):
-                labels.append((mean, f"{variant}  {mean:.2f}", colour, _range(last["value"])))
+                labels.append((mean, f"{series.name}  {mean:.2f}", colour, _range(last["value"])))
         labels_right(ax, labels, gap=0.13)
-        _published_ticks(ax, run, model)
+        _published_ticks(ax, run, group)
         ax.set_ylabel(f"{HEADLINE} kept: share of OOD prompts")
         log_ticks(ax, low, start)
-        title(ax, run, model, f"{HEADLINE} on OOD prompts as the loss falls to its floor")
+        title(ax, name, f"{HEADLINE} on OOD prompts as the loss falls to its floor")
     exact = run.language["entropy"]
     floor = f"{run.floor:.4g}" if exact["exact"] else f"{run.floor:.4g} ± {exact['half_width']:.2g}"
-    panels[-1].set_xlabel(f"loss above the floor of {floor} nats per string (log scale; training runs to the right →)")
+    axes[-1].set_xlabel(f"loss above the floor of {floor} nats per string (log scale; training runs to the right →)")
     return figure
 
 
@@ -101,10 +103,10 @@ def rule_extrapolation_per_seed(run: RunTables) -> Figure | None:
     greedy = rows[(rows["variant"] != REFERENCE) & (rows["decoding"] == "greedy")]
     if greedy["value"].dropna().empty:
         return None
-    figure, panels = one_panel_a_model(run, 3.9)
-    for ax, model in zip(panels, run.models, strict=True):
-        for i, (variant, colour) in enumerate(colours(run).items()):
-            seeds = select(greedy, model=model, variant=variant).sort_values("seed").dropna(subset="value")
+    figure, axes = rows_of_panels(len(panels(run)), 3.9)
+    for ax, (name, group) in zip(axes, panels(run).items(), strict=True):
+        for i, series in enumerate(group):
+            seeds, colour = series.of(greedy).dropna(subset="value"), series.colour
             for x, row in zip(i + np.linspace(-0.27, 0.27, len(seeds)), records(seeds), strict=True):
                 ax.plot([x, x], [row["lower"], row["upper"]], color=colour, lw=1.3, alpha=0.55)
                 fill = colour if row["saturated"] else BLANK
@@ -114,22 +116,22 @@ def rule_extrapolation_per_seed(run: RunTables) -> Figure | None:
                 ax.plot([i - 0.36, i + 0.36], [mean, mean], color=colour, lw=1.2, zorder=3)
                 ax.text(i + 0.38, mean, f"{mean:.2f}", color=colour, va="center", weight="bold")
         labels = []
-        for name, text in REFERENCE_LABELS.items():
-            value = _reference(rows, name)
+        for reference, text in REFERENCE_LABELS.items():
+            value = run.reference(reference, HEADLINE, run.heldout, "greedy")
             if not math.isnan(value):
                 ax.axhline(value, color=FAINT, lw=0.9, ls=(0, (4, 3)), zorder=1)
-                text = f"chance ({text})" if name == "uniform" else text
+                text = f"chance ({text})" if reference == "uniform" else text
                 labels.append((value, f"{text} {value:.2f}", SOFT, ""))
         labels_right(ax, labels, gap=0.075)
-        ax.set_xticks(range(len(run.variants)), run.variants, weight="bold")
-        for tick, colour in zip(ax.get_xticklabels(), colours(run).values(), strict=True):
-            tick.set_color(colour)
+        ax.set_xticks(range(len(group)), [series.name for series in group], weight="bold")
+        for tick, series in zip(ax.get_xticklabels(), group, strict=True):
+            tick.set_color(series.colour)
         ax.tick_params(axis="x", length=0)
-        ax.set_xlim(-0.5, len(run.variants) - 0.4)
+        ax.set_xlim(-0.5, len(group) - 0.4)
         ax.set_ylim(-0.04, 1.04)
         ax.set_ylabel(f"{HEADLINE} kept: share of prompts")
         which = "held-out OOD" if run.heldout == "ood_heldout" else "OOD"
-        title(ax, run, model, f"{HEADLINE} on {which} prompts: one point a seed, 95 % interval over prompts", pad=8)
+        title(ax, name, f"{HEADLINE} on {which} prompts: one point a seed, 95 % interval over prompts", pad=8)
     return figure
 
 
@@ -140,23 +142,23 @@ def prompts(run: RunTables) -> Figure | None:
         return None
     finished = rows["finished"].eq(True)
     state = np.where(finished & rows[HEADLINE].eq(True), 0.0, np.where(finished, 1.0, 2.0))
-    rows = rows.assign(state=state, kept=state == 0.0)
+    rows = rows.assign(state=state, kept=state == 0.0, weight=rows["weight"] if "weight" in rows else 1.0)
     groups, ticks, xlabel = ordered_prompts(run, rows)
-    columns: list[str | None] = [prompt for group in groups.values() for prompt in (*group, *[None] * 3)][:-3]
-    seeds = [rows.loc[rows["model"] == model, ["variant", "seed"]].drop_duplicates().shape[0] for model in run.models]
-    figure, panels = one_panel_a_model(run, 0.13 * max(seeds) + 1.9)
-    for ax, model in zip(panels, run.models, strict=True):
+    columns: list[str | None] = [prompt for found in groups.values() for prompt in (*found, *[None] * 3)][:-3]
+    seeds = [sum(series.of(rows)["seed"].nunique() + 1 for series in group) - 1 for group in panels(run).values()]
+    figure, axes = rows_of_panels(len(seeds), 0.13 * max(seeds) + 1.6)
+    for ax, (panel, group) in zip(axes, panels(run).items(), strict=True):
         grid, top = [], 0
-        for variant, colour in colours(run).items():
-            part = select(rows, model=model, variant=variant)
+        for series in group:
+            part, colour = series.of(rows), series.colour
             if part.empty:
                 continue
             table = part.pivot(index="seed", columns="prompt", values="state").reindex(columns=pd.Index(columns))
             grid += [*table.to_numpy(float), np.full(len(columns), np.nan)]
             middle = top + len(table) / 2
-            name = f"{variant}\n{len(table)} seeds" if len(table) > 1 else variant
+            name = f"{series.name}\n{len(table)} seeds" if len(table) > 1 else series.name
             ax.text(-3, middle, name, color=colour, weight="bold", ha="right", va="center", linespacing=1.3)
-            kept = f"{part['kept'].mean():.0%} kept"
+            kept = f"{np.average(part['kept'], weights=part['weight']):.0%} kept"
             ax.text(len(columns) + 3, middle, kept, color=colour, weight="bold", va="center")
             top += len(table) + 1
         picture = np.ma.masked_invalid(np.array(grid[:-1]))
@@ -169,12 +171,12 @@ def prompts(run: RunTables) -> Figure | None:
             ax.broken_barh([(i, 1) for i in marks], (top - 0.2, 0.7), color="#666666", lw=0)
             ax.text(-3, top + 0.15, "trained on", ha="right", va="center", color=SOFT)
         left = 0
-        for broken, group in groups.items():
-            end = left + len(group)
+        for broken, prompts in groups.items():
+            end = left + len(prompts)
             ax.plot([left, end], [-0.5, -0.5], color=FAINT, lw=0.8, clip_on=False)
-            wide = len(group) > 0.12 * len(columns)
-            ax.text(left if wide else end, -0.9, f"{broken or 'nothing'} broken: {len(group)}" if wide else
-                    f"{broken or 'nothing'}: {len(group)}", ha="left" if wide else "right", va="bottom")  # fmt: skip
+            wide = len(prompts) > 0.12 * len(columns)
+            ax.text(left if wide else end, -0.9, f"{broken or 'nothing'} broken: {len(prompts)}" if wide else
+                    f"{broken or 'nothing'}: {len(prompts)}", ha="left" if wide else "right", va="bottom")  # fmt: skip
             left = end + 3
         ax.set_xlim(0, len(columns))
         ax.set_ylim(top + 0.6, 0)
@@ -183,7 +185,7 @@ def prompts(run: RunTables) -> Figure | None:
         ax.tick_params(axis="x", length=0)
         ax.spines[:].set_visible(False)
         ax.set_xlabel(xlabel)
-        title(ax, run, model, f"What each seed does on each of {sum(map(len, groups.values()))} OOD prompts", pad=26)
+        title(ax, panel, f"What each seed does on each of {sum(map(len, groups.values()))} OOD prompts", pad=26)
     figure.legend(
         handles=[
             Patch(color=KEPT, label=f"finishes, {HEADLINE} kept"),
@@ -204,13 +206,13 @@ def certificates(run: RunTables) -> Figure | None:
         return None
     lines = [run.epsilon, *run.margins]
     low, high = min(rows["kl"].where(rows["kl"] > 0).min(), *lines) / 3, max(values.max(), *lines) * 2
-    largest = max(len(rows[rows["model"] == model]) for model in run.models)
+    largest = max(sum(len(series.of(rows)) + 1 for series in group) for group in panels(run).values())
     exact = rows["exact"].eq(True).all()
-    figure, panels = one_panel_a_model(run, 0.125 * (largest + len(run.variants)) + 1.3)
-    for ax, model in zip(panels, run.models, strict=True):
+    figure, axes = rows_of_panels(len(panels(run)), 0.125 * largest + 1.3)
+    for ax, (name, group) in zip(axes, panels(run).items(), strict=True):
         top = 0
-        for variant, colour in colours(run).items():
-            seeds = select(rows, model=model, variant=variant).sort_values("seed")
+        for series in group:
+            seeds, colour = series.of(rows), series.colour
             for y, row in enumerate(records(seeds), start=top):
                 ends = np.clip([row["kl_lower"], row["kl_upper"]], low, high)
                 ax.plot(ends, [y, y], color=colour, lw=1.3, alpha=0.55)
@@ -218,7 +220,7 @@ def certificates(run: RunTables) -> Figure | None:
                 ax.plot(
                     [np.clip(row["kl"], low, high)], [y], "o" if row["kl"] < high else ">", ms=5, mfc=fill, mec=colour
                 )
-            ax.text(-0.015, top + (len(seeds) - 1) / 2, variant, transform=ax.get_yaxis_transform(), color=colour,
+            ax.text(-0.015, top + (len(seeds) - 1) / 2, series.name, transform=ax.get_yaxis_transform(), color=colour,
                     weight="bold", ha="right", va="center")  # fmt: skip
             top += len(seeds) + 1
         ax.set_xscale("log")
@@ -236,9 +238,9 @@ def certificates(run: RunTables) -> Figure | None:
         ax.spines["left"].set_visible(False)
         log_ticks(ax, low, high)
         title(
-            ax, run, model, "Loss above the floor, one row a seed, " + ("summed exactly" if exact else "95 % interval")
+            ax, name, "Loss above the floor, one row a seed, " + ("summed exactly" if exact else "95 % interval")
         )
-    panels[-1].set_xlabel("excess loss, nats per string (log scale)")
+    axes[-1].set_xlabel("excess loss, nats per string (log scale)")
     return figure
 
 
@@ -264,30 +266,23 @@ def _range(values: pd.Series) -> str:
     return f"every seed {low:.2f}" if f"{low:.2f}" == f"{high:.2f}" else f"seeds {low:.2f} to {high:.2f}"
 
 
-def _reference(rows: pd.DataFrame, name: str) -> float:
-    """The value of a reference model, greedy where there is one; NaN where it was not measured."""
-    if name == "uniform":  # its exact chance level, not what one draw of its completions gave
-        values = rows["chance"].dropna()
-    else:
-        found = select(rows, model=name, variant=REFERENCE).sort_values("decoding")  # "greedy" < "sampled"
-        values = found["value"].dropna()
-    return float(values.iloc[0]) if len(values) else math.nan
-
-
-def _published_ticks(ax: Axes, run: RunTables, model: str) -> None:
+def _published_ticks(ax: Axes, run: RunTables, group: list[Series]) -> None:
     """Published values as ticks on the y axis: they were not measured at our loss, so they have no place inside."""
-    values: dict[str, list[float]] = defaultdict(list)
-    finished: dict[str, bool] = {}
+    values: dict[tuple[str, str], list[float]] = defaultdict(list)
+    finished: dict[tuple[str, str], bool] = {}
     for entry in run.resolved["published"]:
-        here = entry["prompt_set"] == "ood" and entry.get("model") in (None, model)
-        if here and str(entry["measure"]).startswith(HEADLINE) and entry["value"] is not None:
-            values[str(entry["variant"])].append(float(entry["value"]))
-            finished[str(entry["variant"])] = str(entry["measure"]).endswith("_finished")
-    marks = sorted((sum(found) / len(found), variant) for variant, found in values.items())
-    for y, (_, variant) in zip(spread([mean for mean, _ in marks], 0.1, 0.01, 1.0), marks, strict=True):
-        place: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "color": colours(run).get(variant, SOFT)}
-        for value in values[variant]:
+        beside = [s for s in group if s.key[1] == entry["variant"] and entry.get("model") in (None, s.key[0])]
+        here = beside and entry["prompt_set"] == "ood" and str(entry["measure"]).startswith(HEADLINE)
+        if here and entry["value"] is not None:
+            # A value that names no model stands beside all of them, in the colour of none.
+            mark = (beside[0].name, beside[0].colour) if len(beside) == 1 else (str(entry["variant"]), SOFT)
+            values[mark].append(float(entry["value"]))
+            finished[mark] = str(entry["measure"]).endswith("_finished")
+    marks = sorted((sum(found) / len(found), mark) for mark, found in values.items())
+    for y, (_, mark) in zip(spread([mean for mean, _ in marks], 0.1, 0.01, 1.0), marks, strict=True):
+        place: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "color": mark[1]}
+        for value in values[mark]:
             ax.plot([0, 0.014], [value, value], lw=2, clip_on=False, **place)
-        text = " and ".join(f"{value:.2f}" for value in sorted(values[variant]))
-        note = " of finished" if finished[variant] else ""
-        ax.text(0.02, y, f"published {variant}:\n{text}{note}", va="center", fontsize=9, linespacing=1.1, **place)
+        text = " and ".join(f"{value:.2f}" for value in sorted(values[mark]))
+        note = " of finished" if finished[mark] else ""
+        ax.text(0.02, y, f"published {mark[0]}:\n{text}{note}", va="center", fontsize=9, linespacing=1.1, **place)

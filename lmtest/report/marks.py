@@ -1,26 +1,31 @@
-"""What the pictures share: one style, one colour a variant, and labels that do not overlap."""
+"""What the pictures share: one style, one colour a variant or an architecture, and labels that do not overlap."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from lmtest.report.tables import RunTables
+from lmtest.report.tables import Key, RunTables, select
 
 INK, SOFT, FAINT, BAND = "#222222", "#555555", "#8a8a8a", "#eef1f4"
-# Told apart with any kind of colour vision; no pale ones, for the labels are in these colours too.
-PALETTE = (*seaborn.color_palette("colorblind").as_hex()[:4], "#B8860B", "#56B4E9", SOFT)
+# Told apart with any kind of colour vision, by lightness where not by hue; no pale ones, for the labels are in these
+# colours too, and no grey, for that is what reference models are in.
+PALETTE = (*seaborn.color_palette("colorblind").as_hex()[:4], "#CC79A7", "#56B4E9", "#332288", "#7A5C00")
 KEPT, BROKEN, UNFINISHED, BLANK = "#2d2a5c", "#e3b25f", "#d9d9d9", "#ffffff"
 REFERENCE_LABELS = {
     "language": "the language",
     "rule_keeper": "rule keeper",
+    "normative": "normative",
+    "ngram": "3-gram",
     "uniform": "uniform law",
     "stop": "stop at once",
 }
@@ -46,20 +51,51 @@ WIDTH = 8.0
 """Inches: at 800 px a point of the font is 100/72 px."""
 
 
-def colours(run: RunTables) -> dict[str, str]:
-    """One colour a variant, the same in every figure."""
-    return {variant: PALETTE[i % len(PALETTE)] for i, variant in enumerate(run.variants)}
+@dataclass(frozen=True)
+class Series:
+    """What has a colour of its own in a panel: a trained (model, variant) and how it is called there."""
+
+    key: Key
+    name: str
+    colour: str
+
+    def of(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Its rows, by seed."""
+        return select(frame, model=self.key[0], variant=self.key[1]).sort_values("seed", kind="stable")
 
 
-def one_panel_a_model(run: RunTables, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure with one row of `height` inches for each model."""
-    figure = Figure(figsize=(WIDTH, height * len(run.models)))
-    return figure, list(figure.subplots(len(run.models), 1, squeeze=False)[:, 0])
+def by_model(run: RunTables) -> bool:
+    """Whether models have colours, rather than variants: one variant of several models."""
+    return len(run.variants) == 1 and len(run.models) > 1
 
 
-def title(ax: Axes, run: RunTables, model: str, text: str, pad: float = 22) -> None:
-    """The title of a panel, with the model's name where there are several."""
-    ax.set_title(f"{model}: {text}" if len(run.models) > 1 else text, pad=pad)
+def colours(run: RunTables) -> dict[Key, str]:
+    """A colour for each trained (model, variant), the same in every figure."""
+    names, place = (run.models, 0) if by_model(run) else (run.variants, 1)
+    palette = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}
+    return {key: palette[key[place]] for key in run.trained}
+
+
+def panels(run: RunTables) -> dict[str, list[Series]]:
+    """What a panel shows, by its title: a panel a model, its variants in colours; or one with all models in colours."""
+    colour = colours(run)
+    if by_model(run):
+        return {"": [Series(key, key[0], colour[key]) for key in run.trained]}
+    return {
+        model if len(run.models) > 1 else "": [Series(key, key[1], colour[key]) for key in run.trained if key[0] == model]
+        for model in run.models
+    }
+
+
+def rows_of_panels(number: int, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure with `number` panels below each other, each `height` inches high."""
+    figure = Figure(figsize=(WIDTH, height * number))
+    return figure, list(figure.subplots(number, 1, squeeze=False)[:, 0])
+
+
+def title(ax: Axes, panel: str, text: str, pad: float = 22) -> None:
+    """The title of a panel, with the panel's name where there are several."""
+    ax.set_title(f"{panel}: {text}" if panel else text, pad=pad)
 
 
 def above(ax: Axes, x: float, text: str, align: str) -> None:

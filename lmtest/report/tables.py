@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,17 +31,22 @@ VERDICTS = (
     *("claim", "statement", "verdict", "effect", "lower", "upper", "p_value", "seeds_used", "seeds_asked"),
     *("published", "source", "p_raw", "test", "note"),
 )
-RESOLVED = ("schema_version", "name", "title", "config", "language", "models", "epsilon", "prompt_sets", "published")
+PUBLISHED = (
+    *("language", "model", "variant", "measure", "prompt_set", "decoding", "label", "value", "spread", "seeds"),
+    *("their_excess", "trivial", "ours", "ours_sd", "ours_seeds", "ours_saturated", "difference", "lower", "upper"),
+    *("verdict", "comment", "source", "note"),
+)
+RESOLVED = ("schema_version", "name", "title", "config", "languages", "published")
 
 REFERENCE = "reference"
-REFERENCE_ORDER = ("language", "rule_keeper", "ngram", "uniform", "stop")
+REFERENCE_ORDER = ("language", "rule_keeper", "normative", "ngram", "uniform", "stop")
 HEADLINE = "R1"
 """The measure that the pictures show and the main table reports."""
 
 
 @dataclass(frozen=True)
 class RunTables:
-    """The files of one run directory; excess (`kl`) and `epsilon` are nats per string."""
+    """The files of one run directory, or what they say of one of its languages (`of`); nats per string throughout."""
 
     resolved: dict[str, Any]
     env: dict[str, Any]
@@ -50,11 +55,38 @@ class RunTables:
     trajectory: pd.DataFrame
     completions: pd.DataFrame
     verdicts: pd.DataFrame
+    published: pd.DataFrame
+
+    def of(self, language: str) -> RunTables:
+        """The same tables for one language alone."""
+        claims = self.resolved["config"].get("claims", [])
+        concerned = [claim["id"] for claim in claims if claim.get("language") in (None, language)]
+        published = [row for row in self.resolved["published"] if row.get("language") in (None, language)]
+        completions = select(self.completions, language=language)
+        # The rules of other languages leave empty columns behind.
+        known = [name for name in completions if name in COMPLETIONS or completions[name].notna().any()]
+        rest = {"languages": {language: self.resolved["languages"][language]}, "published": published}
+        return replace(
+            self,
+            resolved=self.resolved | rest,
+            certificates=select(self.certificates, language=language),
+            measurements=select(self.measurements, language=language),
+            trajectory=select(self.trajectory, language=language),
+            completions=completions[known],
+            verdicts=self.verdicts[self.verdicts["claim"].isin(concerned)] if len(self.verdicts) else self.verdicts,
+            published=select(self.published, language=language),
+        )
+
+    @property
+    def languages(self) -> list[str]:
+        return list(self.resolved["languages"])
 
     @property
     def language(self) -> dict[str, Any]:
-        language: dict[str, Any] = self.resolved["language"]
-        return language
+        """What is known of the only language of these tables."""
+        [language] = self.resolved["languages"].values()
+        entry: dict[str, Any] = language
+        return entry
 
     @property
     def floor(self) -> float:
@@ -63,7 +95,13 @@ class RunTables:
 
     @property
     def epsilon(self) -> float:
-        return float(self.resolved["epsilon"])
+        return float(self.language["epsilon"])
+
+    @property
+    def temperature(self) -> float:
+        """Of sampled decoding; 1 where the study says nothing, as studies did before it could be chosen."""
+        evaluators = self.resolved["config"].get("evaluators", {})
+        return float(evaluators.get("rule_extrapolation", {}).get("temperature", 1.0))
 
     @cached_property
     def trained(self) -> list[Key]:
@@ -108,15 +146,37 @@ class RunTables:
         """The certificates of one (model, variant), by seed."""
         return select(self.certificates, model=key[0], variant=key[1]).sort_values("seed")
 
+    @cached_property
+    def _places(self) -> dict[tuple[str, ...], Any]:
+        """(model, variant, measure, prompt set, decoding) → places of its rows."""
+        columns = ["model", "variant", "measure", "prompt_set", "decoding"]
+        places: dict[tuple[str, ...], Any] = self.measurements.groupby(columns, sort=False).indices
+        return places
+
+    @cached_property
+    def _chances(self) -> dict[tuple[str, ...], float]:
+        rows = self.measurements.assign(chance=self.measurements["chance"].astype(float))
+        means = rows.groupby(["measure", "prompt_set", "decoding"], sort=False)["chance"].mean()
+        return {tuple(map(str, key)): float(value) for key, value in zip(means.index, means, strict=True)}
+
     def measured(self, key: Key, measure: str, prompt_set: str, decoding: str) -> pd.DataFrame:
         """The measurements of one (model, variant), by seed."""
-        wanted = {"measure": measure, "prompt_set": prompt_set, "decoding": decoding}
-        return select(self.measurements, model=key[0], variant=key[1], **wanted).sort_values("seed")
+        return self.measurements.iloc[self._places.get((*key, measure, prompt_set, decoding), [])].sort_values("seed")
 
     def chance(self, measure: str, prompt_set: str, decoding: str) -> float:
         """The uniform law on the same prompts, NaN where nothing was measured."""
-        rows = select(self.measurements, measure=measure, prompt_set=prompt_set, decoding=decoding)
-        return float(rows["chance"].astype(float).mean())
+        return self._chances.get((measure, prompt_set, decoding), math.nan)
+
+    def reference(self, name: str, measure: str, prompt_set: str, decoding: str) -> float:
+        """The value of a reference model, NaN where it was not measured; of the uniform law its exact chance level."""
+        if name == "uniform":
+            return self.chance(measure, prompt_set, decoding)
+        values = self.measured((name, REFERENCE), measure, prompt_set, decoding)["value"].dropna()
+        return float(values.iloc[0]) if len(values) else math.nan
+
+    def published_values(self) -> list[dict[str, Any]]:
+        """Published numbers: compared with ours where the run did so, else as the study names them."""
+        return records(self.published) if len(self.published) else list(self.resolved["published"])
 
     def greedy_ood(self) -> pd.DataFrame:
         """One greedy completion for each trained (model, variant, seed) and OOD prompt."""
@@ -128,7 +188,7 @@ class RunTables:
 def load(directory: Path) -> RunTables:
     """Reads a run directory; raises UsageError that names what is missing and the command that makes it.
 
-    Only trajectory, completions and verdicts may be missing: a study without probes or claims has none.
+    Only trajectory, completions, verdicts and published may be missing: a study without probes or claims has none.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -148,6 +208,7 @@ def load(directory: Path) -> RunTables:
         trajectory=_parquet(directory / "trajectory.parquet", TRAJECTORY, optional=True),
         completions=_parquet(directory / "completions.parquet", COMPLETIONS, optional=True),
         verdicts=_parquet(directory / "verdicts.parquet", VERDICTS, optional=True),
+        published=_parquet(directory / "published.parquet", PUBLISHED, optional=True),
     )
 
 
@@ -162,53 +223,6 @@ def select(frame: pd.DataFrame, **equal: object) -> pd.DataFrame:
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows of `frame` as dictionaries."""
     return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
-
-
-def modal_completions(run: RunTables) -> list[tuple[str, str, dict[Key, tuple[str, bool, float, float]]]]:
-    """For each OOD prompt: (prompt, broken rules, {key: (completion, finished, its share, share that keep R1)}).
-
-    The completion is the most frequent one over seeds under greedy decoding (ties: the first seed's); prompts come in
-    the order of the table.
-    """
-    rows = run.greedy_ood().sort_values("seed", kind="stable")
-    cells: dict[str, dict[Key, tuple[str, bool, float, float]]] = {}
-    for (model, variant, prompt), group in rows.groupby(["model", "variant", "prompt"], sort=False):
-        key, prompt = (str(model), str(variant)), str(prompt)
-        finished = group["finished"].eq(True)
-        pairs = zip(group["completion"].astype(str), finished, strict=True)
-        (completion, ended), times = Counter(pairs).most_common(1)[0]
-        kept = float((finished & group[HEADLINE].eq(True)).mean()) if HEADLINE in group else float("nan")
-        cells.setdefault(prompt, {})[key] = (completion, ended, times / len(group), kept)
-    prompts = run.greedy_ood().drop_duplicates("prompt").sort_values(["broken", "prompt"])
-    return [(row["prompt"], row["broken"] or "", cells[row["prompt"]]) for row in records(prompts)]
-
-
-def ordered_prompts(run: RunTables, rows: pd.DataFrame) -> tuple[dict[str, list[str]], list[tuple[float, str]], str]:
-    """Groups of prompts by broken rules (largest first), tick places with labels, and the name of the axis.
-
-    Inside a group prompts go by the difference of the two symbols' counts, else by the share of seeds that keep R1.
-    """
-    table = rows.groupby("prompt", as_index=False).agg(
-        broken=("broken", "first"), kept=("kept", "mean"), prompt_set=("prompt_set", "first")
-    )
-    symbols = list(run.language["symbols"])
-    two = len(symbols) == 2
-    difference = table["prompt"].map(lambda prompt: prompt.count(symbols[0]) - prompt.count(symbols[1])) if two else 0
-    table = table.assign(broken=table["broken"].fillna("").astype(str), difference=difference, share=-table["kept"])
-    table = table.sort_values(["difference", "prompt_set", "share", "prompt"] if two else ["share", "prompt"])
-    groups = {name: list(table.loc[table["broken"] == name, "prompt"]) for name in table["broken"].value_counts().index}
-    if not two:
-        return groups, [], f"OOD prompts, by the share of seeds that keep {HEADLINE}"
-    ticks, left = [], 0
-    of = dict(zip(table["prompt"], table["difference"], strict=True))
-    for group in groups.values():
-        for value in dict.fromkeys(of[prompt] for prompt in group):
-            size = sum(of[prompt] == value for prompt in group)
-            if size >= 0.025 * len(table):
-                ticks.append((left + size / 2, f"{value:+d}".replace("-", "−") if value else "0"))
-            left += size
-        left += 3
-    return groups, ticks, f"OOD prompts, by #{symbols[0]} − #{symbols[1]} in the prompt"
 
 
 def _remedy(path: Path) -> str:

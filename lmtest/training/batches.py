@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from lmtest.languages.base import Language, Support
+from lmtest.languages.base import Language, Row, Support
 from lmtest.languages.vocabulary import Vocabulary
 from lmtest.models.stack import Tree
+from lmtest.training.packing import pack
 
 
 @dataclass(frozen=True)
@@ -25,39 +29,61 @@ class Batch:
         tree = None if self.tree is None else Tree(self.tree.depth.to(device), self.tree.ancestors.to(device))
         return Batch(self.tokens.to(device), self.weights.to(device), tree)
 
-    def rows(self, index: Tensor, trim: bool) -> Batch:
-        """The strings at `index` [S, B'], all targets weighted equally; `trim` drops columns that all of them leave empty."""
-        weights = self.weights[index]
-        width = int((weights.sum(-1) > 0).any(0).any(0).nonzero().max()) + 1 if trim else weights.shape[-2]
-        weights = weights[..., :width, :] / weights.sum((-1, -2, -3), keepdim=True)
-        return Batch(self.tokens[index][..., :width], weights)
-
 
 def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
     """Logits [S, B, T, V] → [S]: Σ weight · −log probability; nats per string where the weights are a law's masses."""
     return -(logits.log_softmax(-1) * batch.weights).sum((-1, -2, -3))
 
 
-def string_batch(vocabulary: Vocabulary, rows: Sequence[tuple[int, ...]], probs: Tensor) -> Batch:
-    """Whole strings, each weighted by its probability [B]."""
-    tokens, lengths = vocabulary.pack(rows)
-    return _batch(vocabulary, tokens, lengths, torch.zeros_like(lengths), probs)
+class Strings(NamedTuple):
+    """Strings of one seed (or of all), how much each counts, and from which position on: 0 for all of it."""
+
+    rows: Sequence[Row]
+    weights: Sequence[float]
+    starts: Sequence[int]
 
 
-def completion_batch(
-    vocabulary: Vocabulary, prompts: Sequence[tuple[int, ...]], completions: Sequence[tuple[int, ...]]
-) -> Batch:
-    """Prompts with completions; only the completion's symbols (from the very first) and its EOS count, each as 1."""
-    whole = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
-    tokens, lengths = vocabulary.pack(whole)
-    starts = torch.tensor([len(prompt) for prompt in prompts])
-    return _batch(vocabulary, tokens, lengths, starts, torch.ones(len(whole)))
+def whole(rows: Sequence[Row], weights: Sequence[float]) -> Strings:
+    """Whole strings, each weighted by its probability."""
+    return Strings(rows, weights, [0] * len(rows))
+
+
+def completions(prompts: Sequence[Row], endings: Sequence[Row]) -> Strings:
+    """Prompts with completions; only the completion's tokens (from the very first) and its EOS count, all the same."""
+    rows = [prompt + ending for prompt, ending in zip(prompts, endings, strict=True)]
+    tokens = sum(len(ending) + 1 for ending in endings)
+    return Strings(rows, [1 / tokens] * len(rows), [len(prompt) for prompt in prompts])
+
+
+def packed_batch(vocabulary: Vocabulary, groups: Sequence[Strings], capacity: int | None = None) -> Batch:
+    """Strings packed into rows (see `packing.pack`): one group → tokens [B, T], S groups → [S, B, T]."""
+    places, n_rows, n_columns = pack([[len(row) + 1 for row in group.rows] for group in groups], capacity)
+    shape = (len(groups), n_rows, n_columns)
+    tokens, targets = np.full(shape, vocabulary.pad), np.zeros(shape, dtype=np.int64)
+    weights = np.zeros(shape, dtype=np.float32)
+    for s, (group, placed) in enumerate(zip(groups, places, strict=True)):
+        lengths = np.array([len(row) + 1 for row in group.rows])
+        within = np.concatenate([np.arange(n) for n in lengths])
+        row, column = np.repeat(np.array(placed), lengths, axis=0).T
+        at = (s, row, column + within)
+        symbols = np.fromiter(itertools.chain.from_iterable((vocabulary.bos, *r) for r in group.rows), np.int64)
+        ends = np.cumsum(lengths) - 1
+        tokens[at] = symbols
+        following = np.roll(symbols, -1)
+        following[ends] = vocabulary.eos
+        targets[at] = following
+        weights[at] = np.repeat(np.array(group.weights), lengths) * (
+            within >= np.repeat(np.array(group.starts), lengths)
+        )
+    onehot = torch.nn.functional.one_hot(torch.from_numpy(targets), vocabulary.n_outputs)
+    batch = Batch(torch.from_numpy(tokens), onehot * torch.from_numpy(weights)[..., None])
+    return batch if len(groups) > 1 else Batch(batch.tokens[0], batch.weights[0])
 
 
 def tree_batch(language: Language, support: Support) -> Batch:
     """The whole support with every distinct prefix once, weighted by the exact mass of what follows it.
 
-    The same loss as `string_batch` on the support: Σ over prefixes of P(prefix, v) · −log q(v | prefix).
+    The same loss as a `packed_batch` of the support: Σ over prefixes of P(prefix, v) · −log q(v | prefix).
     """
     prefixes = sorted({row[:t] for row in support.rows for t in range(len(row) + 1)}, key=lambda p: (len(p), p))
     index = {prefix: i for i, prefix in enumerate(prefixes)}
@@ -70,12 +96,3 @@ def tree_batch(language: Language, support: Support) -> Batch:
     weights = language.joint_next(packed)[torch.arange(len(prefixes)), lengths].exp()
     tokens = packed[torch.arange(len(prefixes)), lengths]
     return Batch(tokens[None], weights[None].float(), Tree(lengths, ancestors))
-
-
-def _batch(vocabulary: Vocabulary, tokens: Tensor, lengths: Tensor, starts: Tensor, probs: Tensor) -> Batch:
-    position = torch.arange(tokens.shape[1])
-    targets = torch.cat([tokens[:, 1:], torch.full_like(tokens[:, :1], vocabulary.pad)], 1)
-    targets[torch.arange(len(tokens)), lengths] = vocabulary.eos
-    counted = (position >= starts[:, None]) & (position <= lengths[:, None])
-    onehot = targets[..., None] == torch.arange(vocabulary.n_outputs)
-    return Batch(tokens, (onehot & counted[..., None]) * probs.float()[:, None, None])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,11 +13,12 @@ from pydantic import Field
 from torch import Tensor
 
 from lmtest.errors import Interrupted, UsageError
-from lmtest.languages.base import Language, Support
+from lmtest.languages.base import Language, Row, Support
 from lmtest.models.stack import StackedModel
 from lmtest.seeds import generator, torch_generator
 from lmtest.training import checkpoint
-from lmtest.training.batches import Batch, completion_batch, cross_entropy, string_batch, tree_batch
+from lmtest.training.batches import Batch, completions, cross_entropy, packed_batch, tree_batch, whole
+from lmtest.training.draws import draw
 from lmtest.training.objectives import MaximumLikelihood, Objective
 from lmtest.validation import Table
 
@@ -84,13 +85,15 @@ def train(
     identity: Mapping[str, Any],
     *,
     probe: Probe = lambda model, step: [],
+    probe_at: Collection[int] = (),
     stop: Stop | None = None,
     report: Report = lambda step, excess: None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> checkpoint.Progress:
     """Trains `model` in place from its checkpoint at `path` (if there is one) to the end, and saves it there.
 
-    `prompts` are those that the objective may show; `report(step, excess nats per string)` is called at every step.
+    `prompts` are those that the objective may show; `probe` is called every `probe_every` steps, at the end, and at the
+    steps `probe_at`; `report(step, excess nats per string)` is called at every step.
     Raises Interrupted after saving where `interrupted()` turns true, UsageError on a checkpoint that does not fit.
     """
     steps = Steps(model, language, objective, prompts, config)
@@ -101,9 +104,10 @@ def train(
         steps.load_state(state)
     last_save = time.monotonic()
     while not progress.finished:
-        if progress.step % config.probe_every == 0 or progress.step == config.steps:
+        regular = progress.step % config.probe_every == 0 or progress.step == config.steps
+        if regular or progress.step in probe_at:
             progress.probes += probe(model, progress.step)
-            if stop is not None and progress.step:
+            if stop is not None and progress.step and regular:
                 for row in stop(model, progress.step).nonzero().flatten().tolist():
                     progress.stopped.setdefault(row, progress.step)
         if progress.step == config.steps or len(progress.stopped) == len(model.seeds):
@@ -140,9 +144,7 @@ class Steps:
         if config.batch == "support" and (support := language.support()) is not None:
             self.support = self._whole(support).to(model.device)
         targets = objective.targets(language, prompts)
-        self.shown = (
-            None if targets is None else completion_batch(language.vocabulary, prompts, targets).to(model.device)
-        )
+        self.shown = None if targets is None else list(zip(prompts, targets, strict=True))
         self.parameters = list(model.parameters.values())
         self.adam = torch.optim.AdamW(
             self.parameters, lr=1.0, betas=(0.9, config.beta2), weight_decay=config.weight_decay, fused=True
@@ -151,7 +153,7 @@ class Steps:
     def update(self, step: int, stopped: Sequence[int]) -> float:
         """One step of every seed but the `stopped` ones; returns the excess of the loss over the floor, nats per string."""
         kept = [parameter.detach()[stopped].clone() for parameter in self.parameters] if stopped else []
-        batch = self._strings(step)
+        batch = self.support or self._fresh(step)
         dropout = self._dropout(step)
         per_string = cross_entropy(self.model.logits(batch.tokens, dropout, batch.tree), batch)  # [S], nats
         loss = per_string / batch.weights.sum((-1, -2, -3))  # per token: the same size whatever the lengths
@@ -170,27 +172,28 @@ class Steps:
         return float(per_string.detach().mean()) - self.floor
 
     def _whole(self, support: Support) -> Batch:
-        """The support as a prefix tree where the model can read one and it saves work, else as strings."""
-        strings = string_batch(self.language.vocabulary, support.rows, support.log_probs.exp())
+        """The support as a prefix tree where the model can read one and it saves work, else as packed strings."""
+        strings = packed_batch(self.language.vocabulary, [whole(support.rows, support.log_probs.exp().tolist())])
         nodes = len({row[:t] for row in support.rows for t in range(len(row) + 1)})
-        return tree_batch(self.language, support) if self.model.tree_saves(nodes, *strings.tokens.shape) else strings
+        saves = self.model.tree_saves(nodes, strings.tokens.numel(), strings.tokens.shape[-1])
+        return tree_batch(self.language, support) if saves else strings
 
-    def _strings(self, step: int) -> Batch:
-        if self.support is not None:
-            return self.support
+    def _fresh(self, step: int) -> Batch:
         assert isinstance(self.config.batch, int)
-        n, seeds = self.config.batch, self.model.seeds
-        rows = [row for seed in seeds for row in self.language.sample_ids(n, generator(seed, "data", step))]
-        batch = string_batch(self.language.vocabulary, rows, torch.full((len(rows),), 1 / n))
-        shape = (len(seeds), n)
-        return Batch(batch.tokens.unflatten(0, shape), batch.weights.unflatten(0, shape)).to(self.model.device)
+        n = self.config.batch
+        draws = [draw(self.language, n, generator(seed, "data", step)) for seed in self.model.seeds]
+        groups = [whole(rows, [1 / n] * n) for rows in draws]
+        return packed_batch(self.language.vocabulary, groups).to(self.model.device)
 
-    def _prompts(self, step: int, shown: Batch, batch: int) -> Batch:
-        n = len(shown.tokens)
-        picks = [generator(seed, "order", step).choice(n, min(batch, n), replace=False) for seed in self.model.seeds]
-        index = torch.stack([torch.from_numpy(pick) for pick in picks]).to(shown.tokens.device)
+    def _prompts(self, step: int, shown: Sequence[tuple[Row, Row]], batch: int) -> Batch:
+        n = min(batch, len(shown))
+        picks = [generator(seed, "order", step).choice(len(shown), n, replace=False) for seed in self.model.seeds]
+        groups = [completions(*zip(*(shown[i] for i in pick), strict=True)) for pick in picks]
         # A width that depends on the other seeds would shift this seed's dropout.
-        return shown.rows(index, trim=not self.model.drops_out)
+        longest = max(len(prompt) + len(ending) for prompt, ending in shown) + 1
+        return packed_batch(self.language.vocabulary, groups, longest if self.model.drops_out else None).to(
+            self.model.device
+        )
 
     def _dropout(self, step: int) -> list[torch.Generator]:
         return [torch_generator(seed, "dropout", step, device=self.model.device) for seed in self.model.seeds]

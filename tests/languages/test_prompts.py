@@ -1,20 +1,31 @@
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 
 import numpy as np
 import pytest
+from brute_force import load
 from explicit_language import ExplicitLanguage, all_rows, explicit_anbn
 
 from lmtest.errors import UsageError
-from lmtest.languages.prompts import empty_prompt, prompts_of_length, split_heldout
+from lmtest.languages.prompts import compile_prompts, empty_prompt, prompts_of_length, published_prompts, split_heldout
+from lmtest.languages.regex import compile_regex
 
-MIXED = ExplicitLanguage(
-    "abc",
-    {"": 0.125, "ab": 0.25, "abc": 0.125, "cabba": 0.25, "cab": 0.25},
-    {"starts": {"regex": "([ac].*)?"}, "few": {"count": "a <= 2"}, "ab": {"count": "a <= b"}},
-)
+
+def mixed(*prompts: tuple[str, int, float]) -> ExplicitLanguage:
+    """A language with three rules that declares these prompts: (regex, length, weight)."""
+    language = ExplicitLanguage(
+        "abc",
+        {"": 0.125, "ab": 0.25, "abc": 0.125, "cabba": 0.25, "cab": 0.25},
+        {"starts": {"regex": "([ac].*)?"}, "few": {"count": "a <= 2"}, "ab": {"count": "a <= b"}},
+    )
+    language.prompts = compile_prompts(prompts, language.symbols)
+    return language
+
+
+MIXED = mixed()
 
 
 @pytest.mark.parametrize("longest", [16, 128])
@@ -104,3 +115,102 @@ def test_the_empty_prompt_has_mass_one() -> None:
     prompts = empty_prompt(MIXED)
     assert (prompts.name, prompts.rows, prompts.broken) == ("empty", [()], [()])
     assert prompts.log_mass == pytest.approx([0.0], abs=1e-12)
+
+
+@pytest.mark.parametrize(("pattern", "length"), [("[ab]*c", 4), (".*", 3), ("(ab|ba|c)*", 5), ("a|b.c|.{4}", 3)])
+def test_published_prompts_are_all_strings_of_the_length_that_match(pattern: str, length: int) -> None:
+    inside, outside = published_prompts(mixed((pattern, length, 1.0), ("b", 1, 1.0)))
+    dfa = compile_regex(pattern, ("a", "b", "c"))
+    matching = {(1,)}
+    for row in itertools.product(range(3), repeat=length):
+        state = 0
+        for symbol in row:
+            state = dfa.transitions[state, symbol]
+        matching |= {row} if dfa.accepting[state] else set()
+    assert sorted(inside.rows + outside.rows) == sorted(matching)
+    assert inside.rows == sorted(inside.rows)
+    assert outside.rows == sorted(outside.rows)
+
+
+def test_published_prompts_split_by_their_mass_as_all_prompts_do() -> None:
+    one, two = published_prompts(mixed((".*", 4, 0.3))), prompts_of_length(MIXED, 4)
+    for published, every in zip(one, two, strict=True):
+        assert (published.name, published.rows, published.broken) == (every.name, every.rows, every.broken)
+        assert (published.log_mass == every.log_mass).all()
+        assert published.weights == pytest.approx(every.weights, abs=1e-15)
+
+
+def test_prompts_of_several_lengths_say_each_what_they_broke() -> None:
+    _, outside = published_prompts(mixed(("b.*|aaa", 3, 1.0), ("b", 1, 1.0), (".*bb", 4, 1.0)))
+    assert {len(row) for row in outside.rows} == {1, 3, 4}
+    for row, broken in zip(outside.rows, outside.broken, strict=True):
+        dead = tuple(name for name, rule in MIXED.rules.items() if not rule.alive(rule.run(row)))
+        assert broken == (dead or ("joint",))
+
+
+def test_a_string_that_several_entries_match_adds_its_weights() -> None:
+    inside, outside = published_prompts(mixed(("[ab]c", 2, 2.0), ("b[bc]", 2, 3.0), ("a[bc]", 2, 1.0)))
+    assert inside.rows == [(0, 1)]
+    assert inside.weights.tolist() == [1.0]
+    assert outside.rows == [(0, 2), (1, 1), (1, 2)]
+    assert outside.weights == pytest.approx(np.array([3, 3, 5]) / 11, abs=1e-15)
+    assert outside.select("some", [0, 2]).weights == pytest.approx([3 / 8, 5 / 8], abs=1e-15)
+
+
+def test_all_prompts_weigh_the_same_and_sum_to_one() -> None:
+    sets = prompts_of_length(explicit_anbn(16), 8)
+    for prompts in (*sets, *split_heldout(sets[1], 0.3, seed=0), empty_prompt(MIXED)):
+        assert len(set(prompts.weights)) == 1
+        assert prompts.weights.sum() == pytest.approx(1.0, abs=1e-12)
+    assert len(sets[1].select("none", []).weights) == 0
+
+
+def test_a_few_long_prompts_are_found_among_many_strings() -> None:
+    _, outside = published_prompts(mixed(("b{300}a?c{100}", 400, 1.0), ("b{99}.", 100, 1.0)))
+    assert sorted(outside.rows) == sorted([(1,) * 300 + (2,) * 100, *((1,) * 99 + (i,) for i in range(3))])
+
+
+def test_a_language_without_published_prompts_out_of_distribution_is_refused() -> None:
+    with pytest.raises(UsageError, match="explicit has no published prompts"):
+        published_prompts(mixed())
+    with pytest.raises(UsageError, match="every published prompt of explicit can be completed"):
+        published_prompts(mixed(("ca|ab", 2, 1.0)))
+
+
+ANBN = {"kind": "template", "template": "a^n b^n", "n": {"law": "uniform", "low": 1, "high": 16}}
+DYCK = {"kind": "pcfg", "grammar": "S -> 'a' S 'b' [0.5] | 'a' 'b' [0.5]"}
+
+
+@pytest.mark.parametrize("keys", [ANBN, DYCK])
+def test_a_language_file_declares_its_prompts(keys: dict[str, object]) -> None:
+    language = load(**keys, prompts=[{"regex": "ab*a*", "length": 8}, {"regex": "a{8}", "length": 8, "weight": 2}])
+    assert [(p.regex, p.length, p.weight) for p in language.prompts] == [("ab*a*", 8, 1.0), ("a{8}", 8, 2.0)]
+    inside, outside = published_prompts(language)
+    assert (len(inside.rows), len(outside.rows)) == (1, 7)
+    assert inside.weights.tolist() == [1.0]
+    assert load(**keys).prompts == []
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        (
+            [{"regex": "a", "length": 1}, {"regex": "a(", "length": 8}],
+            r"language\.toml: prompts, number 2: .*unbalanced",
+        ),
+        ([{"regex": "ac", "length": 2}], r"language\.toml: prompts, number 1: .*unknown symbol 'c'"),
+        ([{"regex": "a{3}", "length": 2}], r"no string of 2 symbols matches 'a\{3\}'"),
+        ([{"regex": ".*", "length": 20}], "expected at most 1000000"),
+        ([{"regex": ".*", "length": 19}, {"regex": "a.*", "length": 20}], "expected at most 1000000"),
+        ([{"regex": "a", "length": 0}], r"prompts\.0\.length"),
+        ([{"regex": "a", "length": 1, "weight": 0.0}], r"prompts\.0\.weight"),
+        ([{"regex": "a", "length": 1, "weight": math.inf}], r"prompts\.0\.weight"),
+        ([{"regex": "a", "length": 1, "wieght": 1.0}], r"unknown key 'prompts\.0\.wieght'; .*weight"),
+        ([{"length": 1}], r"'prompts\.0\.regex' is missing"),
+        ({"regex": "a", "length": 1}, "'prompts'"),
+    ],
+)
+@pytest.mark.parametrize("keys", [ANBN, DYCK])
+def test_faulty_prompts_are_refused_with_their_place(keys: dict[str, object], prompts: object, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load(**keys, prompts=prompts)

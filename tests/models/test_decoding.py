@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pytest
 import torch
 
 from lmtest.languages import Language
@@ -86,3 +87,39 @@ def test_a_completion_may_use_every_new_token_for_its_end(anbn_small: Language) 
     row = (0, 0, 0, 1)
     assert decode(anbn_small, anbn_small.vocabulary, [row], 3, "greedy", seed=0).finished.item()
     assert not decode(anbn_small, anbn_small.vocabulary, [row], 2, "greedy", seed=0).finished.item()
+
+
+class TwoLines:
+    """Two symbols and EOS with the same law, whatever came before."""
+
+    law = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+
+    def next_log_probs(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.law.log().expand(1, *tokens.shape, 3)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_samples_follow_the_law_at_its_temperature(anbn_small: Language, temperature: float) -> None:
+    prompts = [()] * 4000
+    done = decode(TwoLines(), anbn_small.vocabulary, prompts, 1, "sampled", seed=1, temperature=temperature)
+    drawn = torch.where(done.finished, 2, done.tokens[..., 0])[0]
+    expected = (TwoLines.law ** (1 / temperature)).numpy()
+    expected *= 4000 / expected.sum()
+    counts = np.bincount(drawn.numpy(), minlength=3)
+    assert ((counts - expected) ** 2 / expected).sum() < 13.8  # 99.9 % quantile at 2 degrees of freedom
+
+
+def test_sampling_grows_greedy_as_it_cools(anbn_small: Language) -> None:
+    model = build(anbn_small)
+    greedy = decode(model, anbn_small.vocabulary, PROMPTS, 12, "greedy", seed=0)
+    cold = decode(model, anbn_small.vocabulary, PROMPTS, 12, "sampled", seed=0, temperature=1e-6)
+    warm = decode(model, anbn_small.vocabulary, PROMPTS, 12, "sampled", seed=0)
+    assert torch.equal(greedy.tokens, cold.tokens)
+    assert not torch.equal(greedy.tokens, warm.tokens)
+
+
+def test_greedy_knows_no_temperature(anbn_small: Language) -> None:
+    model = build(anbn_small)
+    plain = decode(model, anbn_small.vocabulary, PROMPTS, 12, "greedy", seed=0)
+    hot = decode(model, anbn_small.vocabulary, PROMPTS, 12, "greedy", seed=0, temperature=9.0)
+    assert torch.equal(plain.tokens, hot.tokens)

@@ -50,7 +50,7 @@ def impossible(language: Language, length: int) -> list[tuple[int, ...]]:
 @pytest.mark.parametrize("language", [explicit_anbn(16), THREE], ids=["anbn", "three"])
 def test_reference_models_are_normalised_everywhere_the_law_is_defined(language: Language) -> None:
     models = reference_models(language)
-    assert list(models) == ["language", "uniform", "stop", "rule_keeper"]
+    assert list(models) == ["language", "uniform", "stop", "rule_keeper", "ngram", "normative"]
     vocabulary = language.vocabulary
     tokens, _ = vocabulary.pack([*impossible(language, 3), (0, 1), (0,)])
     tokens[-2, 3] = vocabulary.eos
@@ -64,7 +64,15 @@ def test_reference_models_are_normalised_everywhere_the_law_is_defined(language:
 
 
 def test_a_language_without_rules_has_no_rule_keeper() -> None:
-    assert list(reference_models(ExplicitLanguage("ab", {"ab": 1.0}))) == ["language", "uniform", "stop"]
+    names = list(reference_models(ExplicitLanguage("ab", {"ab": 1.0})))
+    assert names == ["language", "uniform", "stop", "ngram", "normative"]
+
+
+def test_a_large_alphabet_has_no_normative_predictor_and_what_is_fitted_is_fitted_once() -> None:
+    assert "normative" not in reference_models(ExplicitLanguage("abcdefg", {"abcdefg": 1.0}))
+    first, second = reference_models(THREE), reference_models(THREE)
+    assert first["normative"] is second["normative"]
+    assert first["ngram"] is second["ngram"]
 
 
 def test_uniform_and_stop_are_what_they_say() -> None:

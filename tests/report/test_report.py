@@ -55,22 +55,24 @@ SETS = {
 def resolved() -> dict[str, Any]:
     published = {"measure": "R1_finished", "prompt_set": "ood", "decoding": "greedy", "source": "paper, table 1"}
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "name": "rule_extrapolation",
         "title": f"Rule extrapolation {EVIL}",
         "config": {"claims": [{"id": "same_loss", "kind": "equivalence", "measure": "kl", "margin": 0.02}]},
-        "language": {
-            "name": "anbn",
-            "title": "aⁿbⁿ, n uniform on 1…128",
-            "source": "position paper, section 3",
-            "symbols": ["a", "b"],
-            "rules": {"R1": 'count = "a == b"', "R2": 'regex = "a*b*"'},
-            "entropy": {"value": math.log(128), "half_width": 0.0, "exact": True},
-            "mean_length": 129.0,
+        "languages": {
+            "anbn": {
+                "name": "anbn",
+                "title": "aⁿbⁿ, n uniform on 1…128",
+                "source": "position paper, section 3",
+                "symbols": ["a", "b"],
+                "rules": {"R1": 'count = "a == b"', "R2": 'regex = "a*b*"'},
+                "entropy": {"value": math.log(128), "half_width": 0.0, "exact": True},
+                "mean_length": 129.0,
+                "models": {"transformer": {"layers": 5, "width": 10, "parameters": 110_076}},
+                "epsilon": 0.01,
+                "prompt_sets": {name: {"count": len(of), "mass": float(name == "id")} for name, of in SETS.items()},
+            }
         },
-        "models": {"transformer": {"layers": 5, "width": 10, "parameters": 110_076}},
-        "epsilon": 0.01,
-        "prompt_sets": {name: {"count": len(of), "mass": float(name == "id")} for name, of in SETS.items()},
         "published": [
             {"label": "Normal", "variant": "normal", "value": 0.437, "spread": 0.045, "seeds": 46, **published},
             {"label": "Normal, larger", "variant": "normal", "value": 0.462, "spread": 0.076, "seeds": 34, **published},
@@ -354,8 +356,8 @@ def test_lacking_columns_and_keys_are_named(copy: Path) -> None:
     atomic.write_parquet(copy / "certificates.parquet", frame.drop(columns="kl_upper"))
     with pytest.raises(UsageError, match=r"certificates\.parquet lacks the columns kl_upper"):
         load(copy)
-    atomic.write_json(copy / "resolved.json", {key: value for key, value in resolved().items() if key != "epsilon"})
-    with pytest.raises(UsageError, match=r"resolved\.json lacks epsilon"):
+    atomic.write_json(copy / "resolved.json", {key: value for key, value in resolved().items() if key != "published"})
+    with pytest.raises(UsageError, match=r"resolved\.json lacks published"):
         load(copy)
 
 

@@ -12,7 +12,7 @@ from lmtest.languages import Language, load_language
 from lmtest.languages.prompts import prompts_of_length
 from lmtest.models.transformer import Transformer, TransformerConfig
 from lmtest.training import Adversarial, MaximumLikelihood, Objective, Oracle, TrainingConfig, train
-from lmtest.training.batches import completion_batch, cross_entropy, string_batch, tree_batch
+from lmtest.training.batches import Batch, completions, cross_entropy, packed_batch, tree_batch, whole
 from lmtest.training.loop import learning_rate
 
 NORMAL = MaximumLikelihood(objective="maximum_likelihood")
@@ -62,30 +62,46 @@ def distance_in_stack(language: Language, stack: Transformer, row: int, alone: T
     return float(gap[torch.arange(tokens.shape[1]) <= lengths[:, None]].max())
 
 
+def support_batch(language: Language) -> Batch:
+    support = language.support()
+    assert support is not None
+    return packed_batch(language.vocabulary, [whole(support.rows, support.log_probs.exp().tolist())])
+
+
+def unpacked(language: Language, batch: Batch) -> list[tuple[list[int], torch.Tensor]]:
+    """The strings of a batch [B, T] with BOS, and the weights at their positions."""
+    found = []
+    for tokens, weights in zip(batch.tokens.tolist(), batch.weights, strict=True):
+        starts = [i for i, token in enumerate(tokens) if token == language.vocabulary.bos]
+        end = tokens.index(language.vocabulary.pad) if language.vocabulary.pad in tokens else len(tokens)
+        ends = [*starts[1:], end][: len(starts)]  # a row may be empty: another seed needs it
+        found += [(tokens[i:j], weights[i:j]) for i, j in zip(starts, ends, strict=True)]
+    return found
+
+
 def test_the_law_itself_has_the_entropy_as_its_loss(anbn_small: Language) -> None:
+    total = 0.0
+    for tokens, weights in unpacked(anbn_small, support_batch(anbn_small)):
+        law = anbn_small.next_log_probs(torch.tensor([tokens]))
+        finite = torch.where(law.isfinite(), law, -200.0)  # −inf only where the weight is 0
+        total += float(cross_entropy(finite, Batch(torch.tensor([tokens]), weights[None])))
+    assert math.isclose(total, math.log(16), abs_tol=1e-6)
     support = anbn_small.support()
     assert support is not None
-    for batch in (
-        string_batch(anbn_small.vocabulary, support.rows, support.log_probs.exp()),
-        tree_batch(anbn_small, support),
-    ):
-        if batch.tree is None:
-            law = anbn_small.next_log_probs(batch.tokens)
-        else:
-            distinct = {row[:t] for row in support.rows for t in range(len(row) + 1)}
-            prefixes = sorted(distinct, key=lambda p: (len(p), p))
-            packed, lengths = anbn_small.vocabulary.pack(prefixes)
-            law = anbn_small.next_log_probs(packed)[:, torch.arange(len(prefixes)), lengths][:, None]
-        finite = torch.where(law.isfinite(), law, -200.0)  # −inf only where the weight is 0
-        assert math.isclose(float(cross_entropy(finite, batch)), math.log(16), abs_tol=1e-6)
+    tree = tree_batch(anbn_small, support)
+    distinct = {row[:t] for row in support.rows for t in range(len(row) + 1)}
+    packed, lengths = anbn_small.vocabulary.pack(sorted(distinct, key=lambda p: (len(p), p)))
+    law = anbn_small.next_log_probs(packed)[:, torch.arange(len(lengths)), lengths][:, None]
+    assert math.isclose(
+        float(cross_entropy(torch.where(law.isfinite(), law, -200.0), tree)), math.log(16), abs_tol=1e-6
+    )
 
 
 def test_tree_and_strings_are_one_loss(anbn_small: Language) -> None:
     support = anbn_small.support()
     assert support is not None
     model = build(anbn_small)
-    strings = string_batch(anbn_small.vocabulary, support.rows, support.log_probs.exp())
-    tree = tree_batch(anbn_small, support)
+    strings, tree = support_batch(anbn_small), tree_batch(anbn_small, support)
     assert tree.tokens.shape == (1, 153)
     one, two = (cross_entropy(model.logits(b.tokens, None, b.tree), b) for b in (strings, tree))
     torch.testing.assert_close(one, two, atol=1e-5, rtol=0)
@@ -94,17 +110,30 @@ def test_tree_and_strings_are_one_loss(anbn_small: Language) -> None:
 def test_more_padding_is_the_same_loss(anbn_small: Language) -> None:
     model = build(anbn_small)
     rows = [(0, 1), (0, 0, 1, 1)]
-    short = string_batch(anbn_small.vocabulary, rows, torch.full((2,), 0.5))
-    long = string_batch(anbn_small.vocabulary, [*rows, (0,) * 9], torch.tensor([0.5, 0.5, 0.0]))
+    short = packed_batch(anbn_small.vocabulary, [whole(rows, [0.5, 0.5])])
+    long = packed_batch(anbn_small.vocabulary, [whole([*rows, (0,) * 9], [0.5, 0.5, 0.0])], capacity=20)
     one, two = (cross_entropy(model.logits(b.tokens), b) for b in (short, long))
     torch.testing.assert_close(one, two, atol=1e-5, rtol=0)
 
 
 def test_the_completion_counts_from_its_first_token_to_its_end(anbn_small: Language) -> None:
-    batch = completion_batch(anbn_small.vocabulary, [(1, 0, 0)], [(1,)])
-    assert batch.weights[0].sum(-1).tolist() == [0, 0, 0, 1, 1]
-    assert batch.weights[0, 3].tolist() == [0, 1, 0]  # after b a a comes b,
-    assert batch.weights[0, 4].tolist() == [0, 0, 1]  # then EOS
+    batch = packed_batch(anbn_small.vocabulary, [completions([(1, 0, 0)], [(1,)])])
+    assert batch.weights[0].sum(-1).tolist() == [0, 0, 0, 0.5, 0.5]
+    assert batch.weights[0, 3].tolist() == [0, 0.5, 0]  # after b a a comes b,
+    assert batch.weights[0, 4].tolist() == [0, 0, 0.5]  # then EOS
+
+
+def test_the_strings_of_each_seed_come_out_of_the_batch_as_they_went_in(anbn_small: Language) -> None:
+    support = anbn_small.support()
+    assert support is not None
+    groups = [support.rows, support.rows[3:9] * 2, [(0,), (), (1, 1)]]
+    batch = packed_batch(anbn_small.vocabulary, [whole(rows, [1 / len(rows)] * len(rows)) for rows in groups])
+    for s, rows in enumerate(groups):
+        found = unpacked(anbn_small, Batch(batch.tokens[s], batch.weights[s]))
+        assert sorted(tuple(tokens[1:]) for tokens, _ in found) == sorted(rows)
+        for tokens, weights in found:
+            assert weights.argmax(-1).tolist() == [*tokens[1:], anbn_small.vocabulary.eos]
+            torch.testing.assert_close(weights.sum(-1), torch.full((len(tokens),), 1 / len(rows)))
 
 
 def test_oracle_completes_to_equal_counts_and_the_adversary_misses_by_one(anbn_small: Language) -> None:
