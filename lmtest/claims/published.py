@@ -56,9 +56,9 @@ def compare_published(rows: pd.DataFrame, measurements: pd.DataFrame, certificat
     - "reproduced": the interval of the difference meets [−TOLERANCE, TOLERANCE];
     - "not reproduced": it does not, or none of our seeds has a value.
 
-    A loss that was not published decides nothing. Our values that are not finite (nothing finished) are left out of
-    `ours ours_sd ours_seeds`; `ours_saturated` counts saturated seeds among all that were measured. `comment` says what
-    else is true.
+    A loss that was not published, or that its spread or digits leave open, decides nothing. Our values that are not
+    finite (nothing finished) are left out of `ours ours_sd ours_seeds`; `ours_saturated` counts saturated seeds among
+    all that were measured. `comment` says what else is true.
     """
     samples = _by_cell(measurements)
     saturated = _saturated_seeds(certificates)
@@ -137,6 +137,8 @@ def _comments(row: Mapping[str, Any], estimate: st.Estimate, measured: int, fini
     verdict = _verdict(row, estimate)
     if math.isnan(row["their_excess"]):
         comments.append("their loss is not known")
+    elif verdict != NOT_SATURATED and 2 * row["their_excess"] - row["their_excess_lower"] > row["epsilon"]:
+        comments.append("their loss does not settle whether they were saturated")
     if _is_trivial(row) and not _is_of_whole_string(row):
         comments.append(f"a trivial policy scores {row['trivial']:.3f}")
     elif _is_trivial(row) and verdict != TRIVIAL:

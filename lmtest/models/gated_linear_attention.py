@@ -145,7 +145,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, place: Tensor | N
     t = q.shape[-2]
     n = math.ceil(t / CHUNK)
     size = math.ceil(t / n)
-    # Shorter by less than a chunk; what is added stands behind everything and is cut off again.
+    # Fewer than n positions are added; they stand behind everything and are cut off again.
     q, k, v, log_decay = (_chunked(z, n, size) for z in (q, k, v, log_decay))  # [S, B, H, n, C, …]
     total = log_decay.cumsum(-2)
     middle = total[..., size // 2, None, :]

@@ -1,18 +1,14 @@
-"""The four pictures of a run, as PNG bytes; every function is pure and leaves no state in pyplot."""
+"""The four pictures of one language; every function is pure and leaves no state in pyplot."""
 
 from __future__ import annotations
 
-import io
 import math
 from collections import defaultdict
-from collections.abc import Callable
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -26,8 +22,8 @@ from lmtest.report.marks import (
     KEPT,
     REFERENCE_LABELS,
     SOFT,
-    STYLE,
     UNFINISHED,
+    Draw,
     Series,
     above,
     labels_right,
@@ -39,12 +35,6 @@ from lmtest.report.marks import (
 )
 from lmtest.report.prompts import ordered_prompts
 from lmtest.report.tables import HEADLINE, REFERENCE, RunTables, records, select
-
-
-def draw(run: RunTables) -> dict[str, bytes | None]:
-    """Figure name → PNG, or None where the run has nothing that the figure could show."""
-    with matplotlib.rc_context(rc=STYLE):
-        return {name: _png(function(run)) for name, function in FIGURES.items()}
 
 
 def loss_against_rule_extrapolation(run: RunTables) -> Figure | None:
@@ -244,21 +234,12 @@ def certificates(run: RunTables) -> Figure | None:
     return figure
 
 
-FIGURES: dict[str, Callable[[RunTables], Figure | None]] = {
+FIGURES: dict[str, Draw] = {
     "loss_against_rule_extrapolation": loss_against_rule_extrapolation,
     "rule_extrapolation_per_seed": rule_extrapolation_per_seed,
     "prompts": prompts,
     "certificates": certificates,
 }
-
-
-def _png(figure: Figure | None) -> bytes | None:
-    if figure is None:
-        return None
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure)  # an Agg canvas of its own, so that no display and no pyplot is asked for
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
 
 
 def _range(values: pd.Series) -> str:
@@ -272,8 +253,9 @@ def _published_ticks(ax: Axes, run: RunTables, group: list[Series]) -> None:
     finished: dict[tuple[str, str], bool] = {}
     for entry in run.resolved["published"]:
         beside = [s for s in group if s.key[1] == entry["variant"] and entry.get("model") in (None, s.key[0])]
-        here = beside and entry["prompt_set"] == "ood" and str(entry["measure"]).startswith(HEADLINE)
-        if here and entry["value"] is not None:
+        here = entry["prompt_set"] == "ood" and entry.get("decoding", "greedy") == "greedy"
+        here = here and str(entry["measure"]).startswith(HEADLINE)
+        if beside and here and entry["value"] is not None:
             # A value that names no model stands beside all of them, in the colour of none.
             mark = (beside[0].name, beside[0].colour) if len(beside) == 1 else (str(entry["variant"]), SOFT)
             values[mark].append(float(entry["value"]))

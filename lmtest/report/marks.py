@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import seaborn
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
@@ -45,10 +48,28 @@ STYLE: Any = {
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
     "figure.constrained_layout.use": True,
-    "figure.dpi": 200,
 }
 WIDTH = 8.0
 """Inches: at 800 px a point of the font is 100/72 px."""
+
+
+Draw = Callable[[RunTables], Figure | None]
+"""Draws a picture, or gives None where the run has nothing that it could show."""
+
+
+def draw(pictures: Mapping[str, Draw], run: RunTables, dots: int = 200) -> dict[str, bytes | None]:
+    """Name → PNG with so many dots per inch, or None."""
+    with matplotlib.rc_context(rc=STYLE | {"figure.dpi": dots}):
+        return {name: _png(function(run)) for name, function in pictures.items()}
+
+
+def _png(figure: Figure | None) -> bytes | None:
+    if figure is None:
+        return None
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure)  # an Agg canvas of its own, so that no display and no pyplot is asked for
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
 
 
 @dataclass(frozen=True)
@@ -91,6 +112,16 @@ def rows_of_panels(number: int, height: float) -> tuple[Figure, list[Axes]]:
     """A figure with `number` panels below each other, each `height` inches high."""
     figure = Figure(figsize=(WIDTH, height * number))
     return figure, list(figure.subplots(number, 1, squeeze=False)[:, 0])
+
+
+def grid_of_panels(number: int, across: int, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure with `number` panels in rows of `across`, each `height` inches high."""
+    down = math.ceil(number / across)
+    figure = Figure(figsize=(WIDTH, height * down))
+    axes = list(figure.subplots(down, across, squeeze=False).flat)
+    for spare in axes[number:]:
+        spare.set_axis_off()
+    return figure, axes[:number]
 
 
 def title(ax: Axes, panel: str, text: str, pad: float = 22) -> None:

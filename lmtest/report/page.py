@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import base64
-import itertools
-import json
-import math
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import pandas as pd
 
 from lmtest import atomic
-from lmtest.report import figures
-from lmtest.report.marks import REFERENCE_LABELS, colours
-from lmtest.report.tables import HEADLINE, REFERENCE, Key, RunTables, load, modal_completions, records, select
+from lmtest.report import architecture_figures, figures
+from lmtest.report.marks import by_model, colours, draw
+from lmtest.report.overview import columns, common, floors, overview, published_comparison, seeds_of, tally
+from lmtest.report.prompts import prompt_table
+from lmtest.report.rows import each_seed, every_measure, flat, label, main_table, published_table, shown_sets
+from lmtest.report.tables import HEADLINE, RunTables, load, records
+from lmtest.report.text import between, duration, num, percent
 
-SETS = {
-    "ood_heldout": "held-out OOD",
-    "ood_trained": "trained OOD",
-    "ood": "all OOD",
-    "id": "ID",
-    "empty": "empty prompt",
-}
 CAPTIONS = {
     "loss_against_rule_extrapolation": f"{HEADLINE} on all OOD prompts (greedy; an unfinished completion counts as "
     "broken) against the excess of the loss over the floor, along training: one thin line a seed, its end marked, "
@@ -36,10 +28,18 @@ CAPTIONS = {
     "already broken (joint: none of them alone, but together they can no longer hold).",
     "certificates": "Excess of the loss over the floor with its 95 % interval, one row a seed, hollow where not "
     "saturated; a margin of equivalence bounds the difference between two variants' means.",
+    "rule_extrapolation_by_architecture": f"{HEADLINE} on OOD prompts that no objective was shown (greedy; an unfinished "
+    "completion counts as broken): one dot a seed, hollow where not saturated; the mean over seeds as a bar and as the "
+    "number on the right; vertical lines are the uniform law's exact level (dotted) and stop-at-once (dashed). Black "
+    "ticks are published values with their spread (often of finished completions alone, and at other losses).",
+    "loss_by_architecture": "Excess of the loss over the floor along training, both axes logarithmic: one thin line a "
+    "seed, the mean over seeds thick; below ε lies saturation.",
+    "string_mass": "Probability that a model gives to all short strings (EOS included, summed exactly), split by the rules "
+    "that they keep, along training: means over seeds, both axes logarithmic; bars at the right edge are the language's "
+    "own masses, and masses below the axis are drawn on it.",
 }
-SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
-SHOWN = 30
-"""Characters of a completion that the table of prompts shows; the whole of it is the cell's tooltip."""
+SMALL = 110
+"""Dots per inch of the pictures of one language among several: a page holds many of them."""
 
 
 def write_report(directory: Path) -> Path:
@@ -49,7 +49,7 @@ def write_report(directory: Path) -> Path:
     """
     directory = Path(directory)
     run = load(directory)
-    pictures = figures.draw(run)
+    pictures = draw_all(run)
     for name, png in pictures.items():
         path = directory / "figures" / f"{name}.png"
         if png is None:
@@ -60,218 +60,87 @@ def write_report(directory: Path) -> Path:
     return directory / "report.html"
 
 
+def draw_all(run: RunTables) -> dict[str, bytes | None]:
+    """Name → PNG: the pictures of the study, then those of each language, under its name where there are several."""
+    pictures = draw(architecture_figures.FIGURES, run)
+    if len(run.languages) == 1:
+        return pictures | draw(figures.FIGURES, run)
+    for name in run.languages:
+        own = draw(figures.FIGURES, run.of(name), SMALL)
+        pictures |= {f"{name}_{figure}": png for figure, png in own.items()}
+    return pictures
+
+
 def render(run: RunTables, pictures: dict[str, bytes | None]) -> str:
     """The page as HTML; all data are escaped, nothing is loaded from elsewhere."""
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.PackageLoader("lmtest.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters.update(num=num, seconds=duration, percent=percent)
     environment.globals.update(between=between)
-    text = resources.files("lmtest.report").joinpath("template.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(text).render(
+    views = {name: run.of(name) for name in run.languages} if len(run.languages) > 1 else {"": run}
+    compared = len(run.published) > 0
+    return environment.get_template("template.html.j2").render(
         run=run,
         resolved=run.resolved,
-        language=run.language,
-        colours=colours(run),
-        keys={key: label(run, key) for key in run.trained},
-        seeds=sorted(run.certificates.loc[run.certificates["variant"] != REFERENCE, "seed"].unique().tolist()),
+        one=len(run.languages) == 1,
+        wide=len(run.languages) * len(run.models) > 1,
+        languages=run.resolved["languages"],
+        first=next(iter(run.resolved["languages"].values())),
+        epsilon=common([float(language["epsilon"]) for language in run.resolved["languages"].values()]),
+        variants=dict.fromkeys(run.variants) if by_model(run) else {key[1]: c for key, c in colours(run).items()},
+        models=_models(run),
+        seeds=seeds_of(run),
         claims=records(run.verdicts),
-        figures=[
-            {"name": name, "caption": CAPTIONS[name], "data": png and base64.b64encode(png).decode()}
-            for name, png in pictures.items()
-        ],
         headline=HEADLINE,
-        sets=shown_sets(run),
-        main=main_table(run),
-        every=every_measure(run),
-        each=each_seed(run),
-        published=published_table(run),
-        prompts=prompt_table(run),
+        columns=columns(run),
+        groups=overview(run),
+        floors=floors(run),
+        study_figures=_figures(dict.fromkeys(architecture_figures.FIGURES), "", pictures),
+        compared=published_comparison(run) if compared else None,
+        tally=tally(run),
+        published=[] if compared else [row for view in views.values() for row in published_table(view)],
+        sections=[_section(view, name, pictures) for name, view in views.items()],
         environment=flat(run.env),
     )
 
 
-# Numbers as one reads them.
+def _models(run: RunTables) -> list[dict[str, Any]]:
+    """Models with their parameters, which the number of symbols decides, and their colour where models have one."""
+    found = []
+    for name in next(iter(run.resolved["languages"].values()))["models"]:
+        sizes = [language["models"][name]["parameters"] for language in run.resolved["languages"].values()]
+        text = " to ".join(f"{size:,}" for size in sorted({min(sizes), max(sizes)}))
+        colour = next((c for key, c in colours(run).items() if key[0] == name), None) if by_model(run) else None
+        found.append({"name": name, "parameters": text, "colour": colour})
+    return found
 
 
-def num(value: Any, digits: int = 3) -> str:
-    """A number with `digits` decimals, or as many significant digits where it is small; NaN and None are a dash."""
-    if value is None or value is pd.NA:
-        return "–"
-    if isinstance(value, str):
-        return value or "–"
-    value = float(value)
-    if math.isnan(value):
-        return "–"
-    if math.isinf(value):
-        return "∞" if value > 0 else "−∞"
-    small = digits > 1 and value != 0 and abs(value) < 10 ** (1 - digits)
-    return (f"{value:#.{digits - 1}g}" if small else f"{value:.{digits}f}").replace("-", "−")
+def _section(view: RunTables, name: str, pictures: dict[str, bytes | None]) -> dict[str, Any]:
+    """What the page says of one language; `name` is empty where it is the only one."""
+    return {
+        "name": name,
+        "language": view.language,
+        "heldout": view.heldout,
+        "probed": not view.trajectory.empty,
+        "figures": _figures(dict.fromkeys(figures.FIGURES), name, pictures),
+        "sets": shown_sets(view),
+        "main": main_table(view),
+        "every": every_measure(view),
+        "each": each_seed(view),
+        "prompts": prompt_table(view),
+        "keys": [{"name": label(view, key), "colour": colours(view)[key]} for key in view.trained],
+    }
 
 
-def percent(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.0%}"
-
-
-def duration(seconds: Any) -> str:
-    """Seconds as hours, minutes and seconds."""
-    if not isinstance(seconds, int | float):
-        return "–"
-    hours, rest = divmod(round(seconds), 3600)
-    minutes, rest = divmod(rest, 60)
-    return " ".join(f"{n} {unit}" for n, unit in ((hours, "h"), (minutes, "min"), (rest, "s")) if n) or "0 s"
-
-
-def between(lower: Any, upper: Any) -> str:
-    """An interval; a dash where there is none."""
-    text = f"{num(lower)} to {num(upper)}"
-    return "–" if text == "– to –" else text
-
-
-def over_seeds(values: pd.Series) -> str:
-    """Mean and, on a line of its own, range over seeds, and over how many where some are NaN; a dash where all are."""
-    defined = values.dropna()
-    if defined.empty:
-        return "–"
-    low, high, mean = num(defined.min()), num(defined.max()), num(defined.mean())
-    text = mean if low == high else f"{mean}\n{low} to {high}"
-    return text if len(defined) == len(values) else f"{text}\n{len(defined)} of {len(values)} seeds"
-
-
-def short(completion: str, finished: bool) -> str:
-    """A completion in few characters: runs of four and more as powers, the rest cut; says where it did not finish."""
-    if not completion:
-        return "⟨stops⟩" if finished else "… (unfinished)"
-    if " " not in completion:
-        runs = ((symbol, len(list(run))) for symbol, run in itertools.groupby(completion))
-        completion = "".join(s + str(n).translate(SUPERSCRIPTS) if n > 3 else s * n for s, n in runs)
-    cut = completion if len(completion) <= SHOWN else completion[:SHOWN] + "…"
-    return cut if finished else f"{cut.removesuffix('…')}… (unfinished)"
-
-
-def label(run: RunTables, key: Key) -> str:
-    """How a row is called: the variant, with its model where there are several; a reference model by its name."""
-    model, variant = key
-    if variant == REFERENCE:
-        return REFERENCE_LABELS.get(model, model)
-    return f"{model}, {variant}" if len(run.models) > 1 else variant
-
-
-# The tables of the page, as rows of text.
-
-
-def shown_sets(run: RunTables) -> dict[str, str]:
-    """Prompt set → its title, for what was measured; an evaluator's own sets come last."""
-    found = dict.fromkeys(run.measurements["prompt_set"])
-    return {name: SETS.get(name, name) for name in {**SETS, **found} if name in found}
-
-
-def saturated(run: RunTables, key: Key) -> tuple[str, bool]:
-    """ "7 of 8", and whether some are not; a dash where nothing was certified."""
-    flags = run.certificate(key)["saturated"].eq(True)
-    return (f"{int(flags.sum())} of {len(flags)}", not bool(flags.all())) if len(flags) else ("–", False)
-
-
-def main_table(run: RunTables) -> list[dict[str, Any]]:
-    """One section a decoding, one row a variant or reference model: losses, then the headline measure by prompt set."""
-    sections = []
-    for decoding in _decodings(run):
-        rows = []
-        for key in (*run.trained, *run.references):
-            share, dagger = saturated(run, key)
-            finish = run.measured(key, "finish_rate", run.heldout, decoding)["value"]
-            rows.append(
-                {
-                    "label": label(run, key),
-                    "variant": key[1],
-                    "excess": over_seeds(run.certificate(key)["kl"].astype(float)),
-                    "saturated": share,
-                    "dagger": dagger and key[1] != REFERENCE,
-                    "values": _by_set(run, key, HEADLINE, decoding),
-                    "finish": over_seeds(finish),
-                    "chance": num(run.chance(HEADLINE, run.heldout, decoding)),
-                }
-            )
-        sections.append({"decoding": decoding, "rows": rows})
-    return sections
-
-
-def every_measure(run: RunTables) -> list[dict[str, Any]]:
-    """One section a decoding and measure, one row a variant or reference model, one column a prompt set."""
-    sections = []
-    for decoding, measure in itertools.product(_decodings(run), dict.fromkeys(run.measurements["measure"])):
-        keys = (*run.trained, *run.references)
-        cells = [(label(run, key), key[1], _by_set(run, key, measure, decoding)) for key in keys]
-        chance = [num(run.chance(measure, name, decoding)) for name in shown_sets(run)]
-        rows = [row for row in cells if any(value != "–" for value in row[2])]
-        if rows:
-            sections.append({"decoding": decoding, "measure": measure, "rows": rows, "chance": chance})
-    return sections
-
-
-def each_seed(run: RunTables) -> list[dict[str, Any]]:
-    """One row a trained seed: its certificate, and the headline measure with its interval over prompts."""
-    wanted = {"measure": HEADLINE, "prompt_set": run.heldout, "decoding": "greedy"}
-    identity = ["model", "variant", "seed"]
-    measured = select(run.measurements, **wanted)[[*identity, "value", "lower", "upper", "count"]]
-    table = run.certificates[run.certificates["variant"] != REFERENCE].merge(measured, on=identity, how="left")
-    return [
-        {"label": label(run, (row["model"], row["variant"])), "dagger": row["saturated"] is not True, **row}
-        for row in records(table.astype({"saturated": object}))
-    ]
-
-
-def published_table(run: RunTables) -> list[dict[str, Any]]:
-    """One row a published value and model of ours that it can be set beside: theirs, ours (mean ± SD), difference."""
-    rows = []
-    for entry in run.resolved["published"]:
-        decoding = entry.get("decoding", "greedy")
-        keys = [key for key in run.trained if key[1] == entry["variant"] and entry.get("model") in (None, key[0])]
-        for key in keys or [("", entry["variant"])]:
-            values = run.measured(key, entry["measure"], entry["prompt_set"], decoding)["value"].dropna()
-            ours = f"{num(values.mean())} ± {num(values.std())}" if len(values) > 1 else num(values.mean())
-            rows.append(
-                {
-                    **{"seeds": None, "spread": None, "source": "", "note": "", **entry},
-                    "what": f"{entry['measure']}, {SETS.get(entry['prompt_set'], entry['prompt_set'])}, {decoding}",
-                    "row": label(run, key),
-                    "ours": ours,
-                    "n": len(values),
-                    "difference": values.mean() - float(entry["value"]) if entry["value"] is not None else math.nan,
-                }
-            )
-    return rows
-
-
-def prompt_table(run: RunTables) -> list[dict[str, Any]]:
-    """One row an OOD prompt; a cell for each trained (model, variant), None where it was not asked."""
-    return [
-        {
-            "prompt": prompt,
-            "broken": broken,
-            "cells": [
-                {"text": short(done[0], done[1]), "whole": done[0], "share": done[2], "kept": done[3]}
-                if (done := found.get(key))
-                else None
-                for key in run.trained
-            ],
-        }
-        for prompt, broken, found in modal_completions(run)
-    ]
-
-
-def flat(value: Any, name: str = "") -> list[tuple[str, str]]:
-    """Nested data as (dotted name, text) pairs."""
-    if isinstance(value, dict):
-        return [pair for key, item in value.items() for pair in flat(item, f"{name}.{key}" if name else str(key))]
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return [(name, " ".join(value))]
-    return [(name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))]
-
-
-def _by_set(run: RunTables, key: Key, measure: str, decoding: str) -> list[str]:
-    return [over_seeds(run.measured(key, measure, name, decoding)["value"]) for name in shown_sets(run)]
-
-
-def _decodings(run: RunTables) -> list[str]:
-    return sorted(run.measurements["decoding"].dropna().unique())  # greedy comes first
+def _figures(names: dict[str, Any], language: str, pictures: dict[str, bytes | None]) -> list[dict[str, Any]]:
+    found = []
+    for name in names:
+        png = pictures[f"{language}_{name}" if language else name]
+        encoded = png and base64.b64encode(png).decode()
+        found.append({"name": f"{language}_{name}" if language else name, "caption": CAPTIONS[name], "data": encoded})
+    return found
