@@ -216,12 +216,11 @@ def _check_language(study: Study, language: Language) -> Evaluated:
     if evaluators.string_mass is not None:
         measures |= {*evaluators.string_mass.measures}
         prompt_sets, decodings = prompt_sets | {"strings"}, decodings | {"exact"}
-    for objective in study.variants.values():
-        objective.check(language)
     support = language.support()
     longest = max(
         evaluator.longest_prompt + evaluator.config.max_new_tokens,
         0 if support is None else max(map(len, support.rows)),
+        0 if study.evaluators.string_mass is None else study.evaluators.string_mass.max_length,
         language.max_length or 0,
     )
     for name, model in study.models.items():
@@ -230,6 +229,8 @@ def _check_language(study: Study, language: Language) -> Evaluated:
             model.check(longest)
         except UsageError as error:
             raise UsageError(f"{name} on {language.name}: {error}") from None
+    for objective in study.variants.values():
+        objective.check(language)
     return Evaluated(measures, prompt_sets, decodings)
 
 

@@ -75,29 +75,33 @@ def _written(loc: tuple[Any, ...], data: Any) -> list[Any]:
 
 def _known_keys(model: type[BaseModel], loc: list[Any]) -> list[str]:
     """Field names of the table at `loc`."""
-    return sorted({name for candidate in _tables(model, loc) for name in candidate.model_fields})
+    return sorted({name for candidate in _tables(model, loc)[1] for name in candidate.model_fields})
 
 
 def _kinds(model: type[BaseModel], loc: list[Any], key: str) -> list[str]:
     """What `key` may say in the tables at `loc`."""
-    fields = [candidate.model_fields[key] for candidate in _tables(model, loc) if key in candidate.model_fields]
+    fields = [candidate.model_fields[key] for candidate in _tables(model, loc)[0] if key in candidate.model_fields]
     return [str(value) for field in fields for value in getattr(field.annotation, "__args__", ())]
 
 
-def _tables(model: type[BaseModel], loc: list[Any]) -> list[type[BaseModel]]:
-    """The tables that may stand at `loc`, walking through optional, list, dict and union annotations."""
-    candidates: list[type[BaseModel]] = [model]
+def _tables(model: type[BaseModel], loc: list[Any]) -> tuple[list[type[BaseModel]], list[type[BaseModel]]]:
+    """The tables that may stand at `loc`, and those of the union's tag that `loc` names (all where it names none).
+
+    Walks through optional, list, dict and union annotations.
+    """
+    every = chosen = [model]
     for part in loc:
         following = [
             inner
-            for candidate in candidates
+            for candidate in chosen
             if (field := candidate.model_fields.get(str(part))) is not None
             for inner in _models(field.annotation)
         ]
-        # A list index, a name chosen by the user, or a union's tag: the same tables still apply.
-        candidates = following or candidates
-        candidates = [candidate for candidate in candidates if part in _tags(candidate)] or candidates
-    return candidates
+        if following:
+            every = chosen = following
+        # A list index or a name chosen by the user leaves it at that; the name may be a tag's by chance, so the last wins.
+        chosen = [candidate for candidate in every if part in _tags(candidate)] or chosen
+    return every, chosen
 
 
 def _tags(model: type[BaseModel]) -> list[Any]:

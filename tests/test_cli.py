@@ -130,6 +130,10 @@ def test_dry_run_shows_cells_cost_and_attainability(
         (["run", "MAIN", "--set", "claims.0.marginn=1"], "did you mean 'margin'?"),
         (["run", "MAIN", "--set", 'claims.0.variants=["normal","orcale"]'], "did you mean 'oracle'?"),
         (["run", "MAIN", "--set", "models.transformer.architecture=lstn"], "did you mean 'lstm'?"),
+        (
+            ["run", "MAIN", "--set", "models.lstm.architecture=mamba", "--set", "models.lstm.stat=8"],
+            "did you mean 'state'?",
+        ),
         (["run", "MAIN", "--set", "models.other.layers=1"], "'models.other.architecture' is missing"),
         (["run", "MAIN", "--set", "variants.normal.objective=orcale"], "did you mean 'oracle'?"),
         (["run", "MAIN", "--set", "evaluators.rule_extrapolation.prompt_length=0"], "prompt length of at least 1"),

@@ -55,21 +55,21 @@ def _rule_chance(rule: Rule, starts: Iterable[Hashable], n_symbols: int, max_new
     horizon = max_new_tokens
     if n_symbols:
         horizon = min(horizon, math.ceil(math.log(NEGLIGIBLE) / math.log(n_symbols / (n_symbols + 1))))
-    starts = list(starts)
-    places = {state: place for place, state in enumerate(filter(rule.alive, starts))}
+    twins = {state: rule.twin(state) for state in starts}
+    places = {state: place for place, state in enumerate(dict.fromkeys(filter(rule.alive, twins.values())))}
     level, successors = list(places), []
     for _ in range(horizon - 1):
         longer = []
         for state in level:
             for symbol in range(n_symbols):
-                after = rule.step(state, symbol)
+                after = rule.twin(rule.step(state, symbol))
                 if after not in places and rule.alive(after):
                     places[after] = len(places)
                     longer.append(after)
                 successors.append(places.get(after, -1))
         level = longer
         if len(places) > MAX_STATES:
-            return {state: math.nan if state in places else 0.0 for state in starts}
+            return {state: math.nan if twin in places else 0.0 for state, twin in twins.items()}
     # One more place, the last, stands for dead states, and for what follows the last token.
     after_each = np.full((len(places) + 1, n_symbols), -1, dtype=np.int64)
     after_each.flat[: len(successors)] = successors
@@ -78,7 +78,7 @@ def _rule_chance(rule: Rule, starts: Iterable[Hashable], n_symbols: int, max_new
     for _ in range(horizon):
         value = (accepts + value[after_each].sum(1)) / (n_symbols + 1)
         value[-1] = 0.0
-    return {state: float(value[places[state]]) if state in places else 0.0 for state in starts}
+    return {state: float(value[places[twin]]) if twin in places else 0.0 for state, twin in twins.items()}
 
 
 def _grammatical_chance(language: Language, rows: Sequence[Sequence[int]], max_new_tokens: int) -> np.ndarray:

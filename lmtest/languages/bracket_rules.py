@@ -79,6 +79,14 @@ class NestedRule(Rule):
     def alive(self, state: Hashable) -> bool:
         return state != 0
 
+    def twin(self, state: Hashable) -> int:
+        """The same depth with the first kind throughout: on any stack exactly one close matches."""
+        assert isinstance(state, int)
+        twin = min(state, 1)
+        while twin * self.base <= state:
+            twin *= self.base
+        return twin
+
 
 class IrreducibleRule(Rule):
     """`{ irreducible = ["()", "[]"] }`: opens of all pairs less their closes are 0 at the end and nowhere before.

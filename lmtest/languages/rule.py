@@ -34,6 +34,11 @@ class Rule(ABC):
     def alive(self, state: Hashable) -> bool:
         """Whether some continuation (of any length, empty too) satisfies the rule: exact, not a bounded search."""
 
+    def twin(self, state: Hashable) -> Hashable:
+        """One state for all that differ in which symbol plays which part, and so have equally many continuations of each
+        length that hold; the state itself where the rule knows no better."""
+        return state
+
     def run(self, row: Sequence[int]) -> Hashable:
         """The state after all symbol ids of a row."""
         state = self.start()

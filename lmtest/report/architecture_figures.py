@@ -18,24 +18,26 @@ from lmtest.report.marks import (
     BROKEN,
     FAINT,
     INK,
+    KEPT,
     PALETTE,
     SOFT,
     Draw,
     above,
+    by_model,
     colours,
     grid_of_panels,
     spread,
 )
 from lmtest.report.rows import label
-from lmtest.report.tables import HEADLINE, REFERENCE, Key, RunTables, records, select
+from lmtest.report.tables import HEADLINE, REFERENCE, Key, RunTables, select
 
 PEOPLE = "people"
 """The model of published values that people gave."""
 SMALLEST_MASS = 1e-4
-CLASSES = (PALETTE[2], PALETTE[0], BROKEN, FAINT, *PALETTE[3:])
+CLASSES = (KEPT, PALETTE[0], BROKEN, FAINT, *PALETTE[2:])
 """Colours of the classes of strings: all rules kept, one of them, the other, none, and more where there are more rules."""
 DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (4, 1.5, 1, 1.5)))
-"""One a variant, where several variants of several models share a panel."""
+"""One a model where colours are the variants'."""
 
 
 def rule_extrapolation_by_architecture(run: RunTables) -> Figure | None:
@@ -47,7 +49,7 @@ def rule_extrapolation_by_architecture(run: RunTables) -> Figure | None:
         return None
     rows = max(len(view.trained) + _asked_people(view) for view in views)
     across = min(2, len(views))
-    figure, axes = grid_of_panels(len(views), across, 0.29 * rows + 0.95)
+    figure, axes = grid_of_panels(len(views), across, 0.3 * rows + 0.95)
     for number, (ax, view) in enumerate(zip(axes, views, strict=True)):
         measured = _headline(view)
         names, marks = [], [INK] * _asked_people(view)
@@ -57,13 +59,15 @@ def rule_extrapolation_by_architecture(run: RunTables) -> Figure | None:
             marks.insert(y, colour)
             seeds = select(measured, model=key[0], variant=key[1]).dropna(subset="value")
             fills = [colour if saturated else BLANK for saturated in seeds["saturated"].eq(True)]
-            places = y - 0.1 + np.linspace(-0.14, 0.14, len(seeds))
-            ax.scatter(seeds["value"], places, s=17, c=fills, edgecolors=colour, linewidths=0.9, zorder=4, clip_on=False)
+            places = y - 0.06 + np.linspace(-0.12, 0.12, len(seeds))
+            ax.scatter(
+                seeds["value"], places, s=17, c=fills, edgecolors=colour, linewidths=0.9, zorder=4, clip_on=False
+            )
             if len(seeds):
                 mean = seeds["value"].mean()
-                ax.plot([mean, mean], [y - 0.36, y + 0.16], color=colour, lw=2, zorder=5)
-                ax.text(1.03, y - 0.1, f"{mean:.2f}", color=colour, va="center", transform=ax.get_yaxis_transform())
-            _published_tick(ax, view, key, y + 0.3)
+                ax.plot([mean, mean], [y - 0.3, y + 0.18], color=colour, lw=2, zorder=5)
+                ax.text(1.03, y, f"{mean:.2f}", color=colour, va="center", transform=ax.get_yaxis_transform())
+            _published_tick(ax, view, key, y + 0.27)
         if _asked_people(view):
             names.append(PEOPLE)
             _published_tick(ax, view, (PEOPLE, ""), len(view.trained))
@@ -99,7 +103,7 @@ def loss_by_architecture(run: RunTables) -> Figure | None:
         ends = []
         for key in view.trained:
             own = select(here, model=key[0], variant=key[1])
-            colour, dash = colours(view)[key], DASHES[view.variants.index(key[1]) % len(DASHES)]
+            colour, dash = colours(view)[key], DASHES[0 if by_model(view) else view.models.index(key[0]) % len(DASHES)]
             if own.empty:
                 continue
             for _, path in own.groupby("seed"):
@@ -141,7 +145,7 @@ def string_mass(run: RunTables) -> Figure | None:
     several = len(views) > 1
     across = min(max(len(view.trained) for view in views), 7 if several else 3)
     places = [(view, key) for view in views for key in [*view.trained, *[None] * (-len(view.trained) % across)]]
-    figure, axes = grid_of_panels(len(places), across, 1.15 if several else 2.4)
+    figure, axes = grid_of_panels(len(places), across, 1.4 if several else 2.4)
     classes = list(dict.fromkeys(rows["measure"]))
     paint = dict(zip(classes, (CLASSES[i % len(CLASSES)] for i in range(len(classes))), strict=True))
     last = int(rows["step"].max())
@@ -173,13 +177,17 @@ def string_mass(run: RunTables) -> Figure | None:
             ax.set_yticklabels([])
         if number < len(places) - across:
             ax.set_xticklabels([])
-        if several and number % across == 0:
-            ax.set_ylabel(view.languages[0] if key == view.trained[0] else "", fontsize=8.5)
-        name = label(view, key)
-        ax.set_title(name, fontsize=8.5 if several else 10, pad=3, color=colours(view)[key])
+        if not several:
+            ax.set_title(label(view, key), fontsize=10)
+            continue
+        name = ax.text(0, 1.04, label(view, key), transform=ax.transAxes, va="bottom", fontsize=8.5)
+        name.set_in_layout(False)  # a long name must not make its panel narrow: the title keeps room for it
+        ax.set_title(view.languages[0] if key == view.trained[0] else " ", fontsize=9.5, pad=16)
     handles = [Line2D([], [], color=colour, lw=2.2, label=_class_name(name)) for name, colour in paint.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), frameon=False,
-                  title="training step; strings that keep")  # fmt: skip
+    figure.supxlabel("training step", fontsize=9.5)
+    figure.supylabel("probability of all short strings", fontsize=9.5)
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)), frameon=False,
+                  title="strings that keep")  # fmt: skip
     return figure
 
 

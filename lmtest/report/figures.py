@@ -59,7 +59,10 @@ def loss_against_rule_extrapolation(run: RunTables) -> Figure | None:
         ax.set_ylim(-0.04, 1.04)
         ax.axvspan(run.epsilon, low, color=BAND, lw=0, zorder=0)
         ax.axvline(run.epsilon, color=FAINT, lw=0.8, zorder=1)
-        above(ax, run.epsilon, f" ε = {run.epsilon:g}: saturated", "left")
+        if math.log(run.epsilon / low) > 0.32 * math.log(high / low):
+            above(ax, run.epsilon, f" ε = {run.epsilon:g}: saturated", "left")
+        else:  # no room between ε and the floor
+            above(ax, run.epsilon, f"saturated below ε = {run.epsilon:g} ", "right")
         # On a log axis the floor itself lies infinitely far to the right: the edge stands for it.
         ax.axvline(low, color=INK, lw=2.2, zorder=1, clip_on=False)
         above(ax, low, f"floor {run.floor:.4g} nats →", "center")
@@ -116,7 +119,7 @@ def rule_extrapolation_per_seed(run: RunTables) -> Figure | None:
         ax.set_xticks(range(len(group)), [series.name for series in group], weight="bold")
         for tick, series in zip(ax.get_xticklabels(), group, strict=True):
             tick.set_color(series.colour)
-        ax.tick_params(axis="x", length=0)
+        ax.tick_params(axis="x", length=0, labelsize=9.5 if len(group) < 6 else 8)
         ax.set_xlim(-0.5, len(group) - 0.4)
         ax.set_ylim(-0.04, 1.04)
         ax.set_ylabel(f"{HEADLINE} kept: share of prompts")
@@ -132,7 +135,7 @@ def prompts(run: RunTables) -> Figure | None:
         return None
     finished = rows["finished"].eq(True)
     state = np.where(finished & rows[HEADLINE].eq(True), 0.0, np.where(finished, 1.0, 2.0))
-    rows = rows.assign(state=state, kept=state == 0.0, weight=rows["weight"] if "weight" in rows else 1.0)
+    rows = rows.assign(state=state, kept=state == 0.0, weight=rows.get("weight", 1.0))
     groups, ticks, xlabel = ordered_prompts(run, rows)
     columns: list[str | None] = [prompt for found in groups.values() for prompt in (*found, *[None] * 3)][:-3]
     seeds = [sum(series.of(rows)["seed"].nunique() + 1 for series in group) - 1 for group in panels(run).values()]
@@ -227,9 +230,7 @@ def certificates(run: RunTables) -> Figure | None:
         ax.set_yticks([])
         ax.spines["left"].set_visible(False)
         log_ticks(ax, low, high)
-        title(
-            ax, name, "Loss above the floor, one row a seed, " + ("summed exactly" if exact else "95 % interval")
-        )
+        title(ax, name, "Loss above the floor, one row a seed, " + ("summed exactly" if exact else "95 % interval"))
     axes[-1].set_xlabel("excess loss, nats per string (log scale)")
     return figure
 

@@ -103,7 +103,9 @@ def panels(run: RunTables) -> dict[str, list[Series]]:
     if by_model(run):
         return {"": [Series(key, key[0], colour[key]) for key in run.trained]}
     return {
-        model if len(run.models) > 1 else "": [Series(key, key[1], colour[key]) for key in run.trained if key[0] == model]
+        model if len(run.models) > 1 else "": [
+            Series(key, key[1], colour[key]) for key in run.trained if key[0] == model
+        ]
         for model in run.models
     }
 

@@ -8,15 +8,17 @@ from typing import Any
 
 import pandas as pd
 
-from lmtest.report.marks import REFERENCE_LABELS, colours
+from lmtest.report.marks import colours
 from lmtest.report.rows import SETS, label, saturated
-from lmtest.report.tables import HEADLINE, Key, RunTables, records
+from lmtest.report.tables import HEADLINE, REFERENCE, Key, RunTables, records
 from lmtest.report.text import between, mean_interval, mean_sd, num
 
 SECOND = "R2_completion"
 VERDICT_BADGES = {"reproduced": "supported", "not reproduced": "refuted"}
 """Published verdict → the colour of its badge; the others say that nothing could be decided."""
 WEAK = "‡"
+ROUNDING = 1e-12
+"""Nats: what floating point leaves of an excess of zero."""
 
 
 def columns(run: RunTables) -> list[dict[str, Any]]:
@@ -48,7 +50,7 @@ def published_comparison(run: RunTables) -> list[dict[str, Any]]:
     """One row a published value: theirs, ours, the difference with its interval, and the verdict."""
     rows = []
     for row in records(run.published):
-        prompt_set = SETS.get(row["prompt_set"], row["prompt_set"])
+        prompt_set = (SETS | {"ood": "OOD"}).get(row["prompt_set"], row["prompt_set"])
         several = len(run.variants) > 1 and row["variant"]
         rows.append(
             {
@@ -78,7 +80,7 @@ def excess(run: RunTables, key: Key) -> str:
         return mean_interval(rows["kl"].astype(float))
     [row] = records(rows)
     interval = "" if row["exact"] is True or math.isinf(row["kl"]) else f"\n{between(row['kl_lower'], row['kl_upper'])}"
-    return f"{num(row['kl'])}{interval}"
+    return f"{num(0.0 if row['kl'] < ROUNDING else row['kl'])}{interval}"
 
 
 def trivial(run: RunTables, measure: str, decoding: str) -> float:
@@ -140,11 +142,6 @@ def _floor(run: RunTables) -> dict[str, Any]:
     }
 
 
-def reference_names(run: RunTables) -> list[str]:
-    """The reference models of the study, as they are called on the page."""
-    return [REFERENCE_LABELS.get(name, name) for name, _ in run.references]
-
-
 def common(values: list[float]) -> str:
     """One value where all agree, else the range."""
     low, high = min(values), max(values)
@@ -153,5 +150,5 @@ def common(values: list[float]) -> str:
 
 def seeds_of(run: RunTables) -> list[int]:
     """Trained seeds of the whole study."""
-    seeds: pd.Series = run.certificates.loc[run.certificates["variant"] != "reference", "seed"]
+    seeds: pd.Series = run.certificates.loc[run.certificates["variant"] != REFERENCE, "seed"]
     return sorted(int(seed) for seed in seeds.unique())

@@ -77,10 +77,9 @@ def every_measure(run: RunTables) -> list[dict[str, Any]]:
     for evaluator in dict.fromkeys(run.measurements["evaluator"]):
         found = select(run.measurements, evaluator=evaluator)
         sets, sections = shown_sets(run, evaluator), []
-        for decoding, measure in itertools.product(
-            sorted(found["decoding"].unique()), dict.fromkeys(found["measure"])
-        ):
-            cells = [
+        decodings = sorted({str(name) for name in found["decoding"]})
+        for decoding, measure in itertools.product(decodings, dict.fromkeys(found["measure"])):
+            cells: list[dict[str, Any]] = [
                 {
                     "label": label(run, key),
                     "variant": key[1],

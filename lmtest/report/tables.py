@@ -150,7 +150,8 @@ class RunTables:
     def _places(self) -> dict[tuple[str, ...], Any]:
         """(model, variant, measure, prompt set, decoding) → places of its rows."""
         columns = ["model", "variant", "measure", "prompt_set", "decoding"]
-        places: dict[tuple[str, ...], Any] = self.measurements.groupby(columns, sort=False).indices
+        groups: Any = self.measurements.groupby(columns, sort=False)
+        places: dict[tuple[str, ...], Any] = groups.indices
         return places
 
     @cached_property
@@ -161,7 +162,8 @@ class RunTables:
 
     def measured(self, key: Key, measure: str, prompt_set: str, decoding: str) -> pd.DataFrame:
         """The measurements of one (model, variant), by seed."""
-        return self.measurements.iloc[self._places.get((*key, measure, prompt_set, decoding), [])].sort_values("seed")
+        rows = self.measurements.iloc[self._places.get((*key, measure, prompt_set, decoding), [])]
+        return pd.DataFrame(rows).sort_values("seed")
 
     def chance(self, measure: str, prompt_set: str, decoding: str) -> float:
         """The uniform law on the same prompts, NaN where nothing was measured."""

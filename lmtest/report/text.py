@@ -61,17 +61,18 @@ def over_seeds(values: pd.Series) -> str:
 
 
 def mean_interval(values: pd.Series) -> str:
-    """Mean over seeds and, on a line of its own, its 95 % t interval; the mean alone where there is no interval."""
+    """Mean over seeds and, on a line of its own, its 95 % t interval; no interval for one seed or infinite values."""
     sample = values.dropna().to_numpy(dtype=np.float64)
     if not np.isfinite(sample).all() or len(sample) < 2:
         return num(sample.mean()) if len(sample) else "–"
     estimate = statistics.mean(sample)
-    return f"{num(estimate.effect)}\n{between(estimate.lower, estimate.upper)}"
+    second = "every seed" if estimate.lower == estimate.upper else between(estimate.lower, estimate.upper)
+    return f"{num(estimate.effect)}\n{second}"
 
 
 def mean_sd(mean: Any, sd: Any) -> str:
     """Mean ± standard deviation, where there is one."""
-    return num(mean) if num(sd) == "–" else f"{num(mean)} ± {num(sd)}"
+    return num(mean) if "–" in (num(mean), num(sd)) else f"{num(mean)} ± {num(sd)}"
 
 
 def short(completion: str, finished: bool) -> str:

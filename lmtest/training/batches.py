@@ -36,16 +36,20 @@ def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
 
 
 class Strings(NamedTuple):
-    """Strings of one seed (or of all), how much each counts, and from which position on: 0 for all of it."""
+    """Strings of one seed (or of all), how much each counts, and from which position on: 0 for all of it.
+
+    `laws`: for each string its next-symbol laws [length + 1, V] instead of the symbols that did come next.
+    """
 
     rows: Sequence[Row]
     weights: Sequence[float]
     starts: Sequence[int]
+    laws: Sequence[np.ndarray] | None = None
 
 
-def whole(rows: Sequence[Row], weights: Sequence[float]) -> Strings:
+def whole(rows: Sequence[Row], weights: Sequence[float], laws: Sequence[np.ndarray] | None = None) -> Strings:
     """Whole strings, each weighted by its probability."""
-    return Strings(rows, weights, [0] * len(rows))
+    return Strings(rows, weights, [0] * len(rows), laws)
 
 
 def completions(prompts: Sequence[Row], endings: Sequence[Row]) -> Strings:
@@ -59,24 +63,22 @@ def packed_batch(vocabulary: Vocabulary, groups: Sequence[Strings], capacity: in
     """Strings packed into rows (see `packing.pack`): one group → tokens [B, T], S groups → [S, B, T]."""
     places, n_rows, n_columns = pack([[len(row) + 1 for row in group.rows] for group in groups], capacity)
     shape = (len(groups), n_rows, n_columns)
-    tokens, targets = np.full(shape, vocabulary.pad), np.zeros(shape, dtype=np.int64)
-    weights = np.zeros(shape, dtype=np.float32)
+    tokens = np.full(shape, vocabulary.pad)
+    weights = np.zeros((*shape, vocabulary.n_outputs), dtype=np.float32)
+    onehot = np.eye(vocabulary.n_outputs, dtype=np.float32)
     for s, (group, placed) in enumerate(zip(groups, places, strict=True)):
         lengths = np.array([len(row) + 1 for row in group.rows])
         within = np.concatenate([np.arange(n) for n in lengths])
         row, column = np.repeat(np.array(placed), lengths, axis=0).T
         at = (s, row, column + within)
         symbols = np.fromiter(itertools.chain.from_iterable((vocabulary.bos, *r) for r in group.rows), np.int64)
-        ends = np.cumsum(lengths) - 1
         tokens[at] = symbols
         following = np.roll(symbols, -1)
-        following[ends] = vocabulary.eos
-        targets[at] = following
-        weights[at] = np.repeat(np.array(group.weights), lengths) * (
-            within >= np.repeat(np.array(group.starts), lengths)
-        )
-    onehot = torch.nn.functional.one_hot(torch.from_numpy(targets), vocabulary.n_outputs)
-    batch = Batch(torch.from_numpy(tokens), onehot * torch.from_numpy(weights)[..., None])
+        following[np.cumsum(lengths) - 1] = vocabulary.eos
+        counted = np.repeat(np.array(group.weights), lengths) * (within >= np.repeat(np.array(group.starts), lengths))
+        targets = onehot[following] if group.laws is None else np.concatenate(group.laws)
+        weights[at] = targets * counted[:, None]
+    batch = Batch(torch.from_numpy(tokens), torch.from_numpy(weights))
     return batch if len(groups) > 1 else Batch(batch.tokens[0], batch.weights[0])
 
 

@@ -18,7 +18,7 @@ from lmtest.models.stack import StackedModel
 from lmtest.seeds import generator, torch_generator
 from lmtest.training import checkpoint
 from lmtest.training.batches import Batch, completions, cross_entropy, packed_batch, tree_batch, whole
-from lmtest.training.draws import draw
+from lmtest.training.draws import Draws
 from lmtest.training.objectives import MaximumLikelihood, Objective
 from lmtest.validation import Table
 
@@ -38,6 +38,9 @@ class TrainingConfig(Table):
     """AdamW's memory of squared gradients: near the floor they fall fast, and a long memory makes the loss spike."""
     batch: Literal["support"] | Annotated[int, Field(ge=1)] = "support"
     """"support": every string of the language with its exact weight; a number: so many fresh strings a step."""
+    targets: Literal["sampled", "law"] = "sampled"
+    """What a fresh string's positions are trained on: the symbol that did come next, or the exact next-symbol law, which
+    has the same loss in expectation and none of its noise (the whole support always has its exact weights)."""
     clip: float = Field(1.0, gt=0)
     """Largest gradient norm, of each seed for itself; inf: no clipping."""
     stack: int = Field(4, ge=1)
@@ -139,6 +142,7 @@ class Steps:
     ) -> None:
         self.model, self.language, self.objective, self.config = model, language, objective, config
         self.floor = 0.0 if (exact := language.exact_entropy()) is None else exact
+        self.draws = Draws(language)
         self.support: Batch | None = None
         config.check(language)
         if config.batch == "support" and (support := language.support()) is not None:
@@ -181,8 +185,9 @@ class Steps:
     def _fresh(self, step: int) -> Batch:
         assert isinstance(self.config.batch, int)
         n = self.config.batch
-        draws = [draw(self.language, n, generator(seed, "data", step)) for seed in self.model.seeds]
-        groups = [whole(rows, [1 / n] * n) for rows in draws]
+        draws = [self.draws.rows(n, generator(seed, "data", step)) for seed in self.model.seeds]
+        exact = self.config.targets == "law"
+        groups = [whole(rows, [1 / n] * n, self.draws.laws(rows) if exact else None) for rows in draws]
         return packed_batch(self.language.vocabulary, groups).to(self.model.device)
 
     def _prompts(self, step: int, shown: Sequence[tuple[Row, Row]], batch: int) -> Batch:

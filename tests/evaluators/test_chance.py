@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from explicit_language import ExplicitLanguage, all_rows, explicit_anbn
@@ -7,6 +9,7 @@ from explicit_language import ExplicitLanguage, all_rows, explicit_anbn
 from lmtest.errors import UsageError
 from lmtest.evaluators import chance
 from lmtest.evaluators.chance import uniform_chance
+from lmtest.languages import load_language
 from lmtest.languages.base import Language
 from lmtest.languages.prompts import empty_prompt, prompts_of_length
 
@@ -113,3 +116,18 @@ def test_no_prompts_give_no_numbers() -> None:
 def test_no_new_tokens_are_refused() -> None:
     with pytest.raises(UsageError, match="at least 1"):
         uniform_chance(THREE, [()], 0)
+
+
+@pytest.mark.parametrize("prompt", ["", "([", ")(", "[()", "(("])
+def test_nested_brackets_have_the_chance_of_brute_force_and_need_few_states(prompt: str) -> None:
+    language = load_language("brackets_nested_small")
+    row = language.vocabulary.ids(prompt)
+    assert row is not None
+    n_symbols, new_tokens = 4, 6
+    rule = language.rules["nested"]
+    kept = 0.0
+    for length in range(new_tokens):
+        for more in itertools.product(range(n_symbols), repeat=length):
+            kept += rule.accepts(rule.run((*row, *more))) * (n_symbols + 1.0) ** -(length + 1)
+    assert uniform_chance(language, [row], new_tokens)["nested"][0] == pytest.approx(kept, rel=1e-12)
+    assert np.isfinite(uniform_chance(language, [row], 300)["nested"][0])

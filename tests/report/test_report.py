@@ -1,4 +1,4 @@
-"""The report of a synthetic run: 3 variants × 8 seeds, the 251 OOD prompts of aⁿbⁿ, reference models and claims."""
+"""The report of a synthetic run of one language."""
 
 from __future__ import annotations
 
@@ -21,178 +21,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib import image
+from synthetic_run import OOD, resolved, write_run
 
 from lmtest import atomic
 from lmtest.errors import LmtestError, UsageError
 from lmtest.report import figures, tables, write_report
-from lmtest.report.marks import spread
-from lmtest.report.page import each_seed, main_table, num, published_table, short
-from lmtest.report.tables import load, modal_completions
-
-SEEDS = range(8)
-REFERENCES = ("language", "rule_keeper", "uniform", "stop")
-COLUMN = {measure: measure for measure in ("R1", "R2_completion", "grammatical")}
-COLUMN |= {"R1_finished": "R1", "finish_rate": "finished"}
-RATE = {"normal": 0.43, "adversarial": 0.0, "oracle": 1.0}
-EVIL = '<script>alert("&")</script>'
-PROMPTS = ["".join(p) for p in itertools.product("ab", repeat=8)]
-
-
-def is_id(prompt: str) -> bool:
-    return "ba" not in prompt and prompt.count("a") >= prompt.count("b")
-
-
-OOD = [prompt for prompt in PROMPTS if not is_id(prompt)]
-SETS = {
-    "id": [prompt for prompt in PROMPTS if is_id(prompt)],
-    "ood": OOD,
-    "ood_trained": OOD[::2],
-    "ood_heldout": OOD[1::2],
-    "empty": [""],
-}
-
-
-def resolved() -> dict[str, Any]:
-    published = {"measure": "R1_finished", "prompt_set": "ood", "decoding": "greedy", "source": "paper, table 1"}
-    return {
-        "schema_version": 2,
-        "name": "rule_extrapolation",
-        "title": f"Rule extrapolation {EVIL}",
-        "config": {"claims": [{"id": "same_loss", "kind": "equivalence", "measure": "kl", "margin": 0.02}]},
-        "languages": {
-            "anbn": {
-                "name": "anbn",
-                "title": "aⁿbⁿ, n uniform on 1…128",
-                "source": "position paper, section 3",
-                "symbols": ["a", "b"],
-                "rules": {"R1": 'count = "a == b"', "R2": 'regex = "a*b*"'},
-                "entropy": {"value": math.log(128), "half_width": 0.0, "exact": True},
-                "mean_length": 129.0,
-                "models": {"transformer": {"layers": 5, "width": 10, "parameters": 110_076}},
-                "epsilon": 0.01,
-                "prompt_sets": {name: {"count": len(of), "mass": float(name == "id")} for name, of in SETS.items()},
-            }
-        },
-        "published": [
-            {"label": "Normal", "variant": "normal", "value": 0.437, "spread": 0.045, "seeds": 46, **published},
-            {"label": "Normal, larger", "variant": "normal", "value": 0.462, "spread": 0.076, "seeds": 34, **published},
-            {"label": "Adversarial", "variant": "adversarial", "value": 0.0, "spread": 0.0, "seeds": 50, **published},
-            {"label": "Oracle", "variant": "oracle", "value": 0.83, "spread": 0.105, "seeds": 44, "note": EVIL}
-            | published,
-        ],
-    }
-
-
-def completions(rng: np.random.Generator, study: dict[str, Any]) -> pd.DataFrame:
-    rows = []
-    for variant, seed in itertools.product(RATE, SEEDS):
-        for prompt in [*PROMPTS, ""]:
-            kind = "id" if is_id(prompt) else "ood_trained" if prompt in SETS["ood_trained"] else "ood_heldout"
-            kind = "empty" if prompt == "" else kind
-            d = prompt.count("a") - prompt.count("b")
-            slope = 1.4 - 0.13 * abs(d) if variant == "normal" else 1.0
-            good = kind in ("id", "empty") or rng.random() < RATE[variant] * slope
-            excess = d if good else d + int(rng.integers(1, 4))
-            finished = kind in ("id", "empty") or rng.random() < (0.97 if variant == "oracle" else 0.85)
-            completion = "b" * max(excess, 0) + "a" * max(-excess, 0) if finished else "b" * 120
-            total = prompt + completion
-            r1 = total.count("a") == total.count("b")
-            rows.append(
-                {
-                    **study, "model": "transformer", "variant": variant, "seed": seed, "prompt_set": kind,
-                    "evaluator": "rule_extrapolation", "prompt": prompt, "decoding": "greedy", "replicate": 0,
-                    "completion": completion, "finished": finished,
-                    "grammatical": finished and r1 and "ba" not in total,
-                    "broken": "" if not kind.startswith("ood") else "R2" if "ba" in prompt else "joint",
-                    "R1": r1 and finished, "R2_completion": "ba" not in completion,
-                }
-            )  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def measurements(done: pd.DataFrame, certificates: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
-    chance = {"id": 0.031, "ood": 0.047, "ood_trained": 0.046, "ood_heldout": 0.048, "empty": 0.09}
-    saturated = certificates.set_index(["variant", "seed"])["saturated"]
-    common = {**study, "evaluator": "rule_extrapolation"}
-    rows = []
-    for (variant, seed), part in done.groupby(["variant", "seed"]):
-        for name, decoding in itertools.product(SETS, ("greedy", "sampled")):
-            items = part[part["prompt"].isin(SETS[name])]
-            for measure, column in COLUMN.items():
-                value, n = float(items[column].mean()), len(items)
-                half = 1.96 * math.sqrt(max(value * (1 - value), 0.01) / n)
-                rows.append(
-                    {
-                        **common, "model": "transformer", "variant": variant, "seed": seed, "measure": measure,
-                        "prompt_set": name, "decoding": decoding, "value": value, "lower": max(value - half, 0),
-                        "upper": min(value + half, 1), "count": n, "chance": chance[name],
-                        "saturated": bool(saturated[variant, seed]),
-                    }
-                )  # fmt: skip
-    for model, name, decoding in itertools.product(REFERENCES, SETS, ("greedy", "sampled")):
-        dead = model == "language" and name.startswith("ood")
-        value = {"language": 1.0, "rule_keeper": 1.0, "uniform": chance[name], "stop": 69 / 251}[model]
-        rows.append(
-            {
-                **common, "model": model, "variant": "reference", "seed": 0, "measure": "R1", "prompt_set": name,
-                "decoding": decoding, "value": math.nan if dead else value, "lower": math.nan, "upper": math.nan,
-                "count": 0 if dead else len(SETS[name]), "chance": chance[name], "saturated": model == "language",
-            }
-        )  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def write_run(directory: Path) -> Path:
-    """A whole run directory, as the pipeline would write it."""
-    rng = np.random.default_rng(7)
-    study = {"study": "rule_extrapolation", "language": "anbn"}
-    rows = []
-    for variant, seed in itertools.product(RATE, SEEDS):
-        kl = float(rng.lognormal(math.log(0.004), 0.35))
-        kl = 0.018 if (variant, seed) == ("adversarial", 3) else kl
-        rows.append(
-            {
-                **study, "model": "transformer", "variant": variant, "seed": seed, "kl": kl, "kl_lower": 0.9 * kl,
-                "kl_upper": 1.12 * kl, "kl_per_token": kl / 130, "exact": False, "saturated": 1.12 * kl < 0.01,
-            }
-        )  # fmt: skip
-    certificates = pd.DataFrame(rows)
-    done = completions(rng, study)
-    table = measurements(done, certificates, study)
-    ends = table.query("measure == 'R1' and prompt_set == 'ood' and decoding == 'greedy' and variant != 'reference'")
-    paths = []
-    for (_, end), kl in zip(ends.iterrows(), certificates.sort_values(["variant", "seed"])["kl"], strict=True):
-        for i, share in enumerate(np.linspace(0, 1, 25)):
-            noise = rng.normal(0, 0.08 if end["variant"] == "normal" else 0.03) * (1 - share)
-            value = 0.27 * (1 - share) ** 3 + end["value"] * (1 - (1 - share) ** 3) + noise
-            excess = kl * (90 / kl) ** ((1 - share) ** 1.3)
-            paths.append(end.to_dict() | {"value": float(np.clip(value, 0, 1)), "step": 400 * i, "kl": excess})
-    claims = [
-        ("same_loss", f"The losses agree within 0.02 nats {EVIL}", "supported", 0.0004, -0.002, 0.003, 1e-5, ""),
-        ("oracle_above_normal", "The oracle keeps R1 more often", "supported", 0.55, 0.48, 0.61, 2e-4, "two-sided"),
-        ("normal_above_chance", "Normal lies above chance", "undecided", 0.38, math.nan, math.nan, math.nan, "7 of 8"),
-        ("adversarial_keeps", "Adversarial keeps R1", "refuted", -0.41, -0.45, -0.36, 1.0, ""),
-    ]
-    verdicts = [
-        {
-            "claim": f"rule_extrapolation/{name}", "statement": statement, "verdict": verdict, "effect": effect,
-            "lower": lower, "upper": upper, "p_value": p, "seeds_used": 8, "seeds_asked": 8, "published": "0.437",
-            "source": "paper", "p_raw": p, "test": "Welch", "note": note,
-        }
-        for name, statement, verdict, effect, lower, upper, p, note in claims
-    ]  # fmt: skip
-    atomic.write_json(directory / "resolved.json", resolved())
-    atomic.write_json(
-        directory / "env.json",
-        {
-            "versions": {"python": "3.11.9", "torch": "2.11.0"}, "device": "cpu", "threads": 2, "seconds": 5025.4,
-            "git": {"commit": "0123abc", "dirty": False}, "command": "lmtest run runs/rule_extrapolation.toml",
-        },
-    )  # fmt: skip
-    for name, frame in {"certificates": certificates, "measurements": table, "trajectory": pd.DataFrame(paths),
-                        "completions": done, "verdicts": pd.DataFrame(verdicts)}.items():  # fmt: skip
-        atomic.write_parquet(directory / f"{name}.parquet", frame)
-    return directory
+from lmtest.report.marks import draw, spread
+from lmtest.report.prompts import modal_completions
+from lmtest.report.rows import each_seed, main_table, published_table
+from lmtest.report.tables import load
+from lmtest.report.text import num, short
 
 
 @pytest.fixture(scope="module")
@@ -327,8 +165,8 @@ def test_several_models_get_a_panel_each(finished: Path) -> None:
         }.items()
     }
     two = dataclasses.replace(run, **double)
-    for draw in figures.FIGURES.values():
-        panels, panel = draw(two), draw(run)
+    for picture in figures.FIGURES.values():
+        panels, panel = picture(two), picture(run)
         assert panels is not None
         assert panel is not None
         assert [len(panels.axes), len(panel.axes)] == [2, 1]
@@ -369,7 +207,7 @@ def test_a_folder_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
 def test_drawing_leaves_no_state_and_is_repeatable(finished: Path) -> None:
     before = dict(matplotlib.rcParams)
     run = load(finished)
-    assert figures.draw(run) == figures.draw(run)
+    assert draw(figures.FIGURES, run) == draw(figures.FIGURES, run)
     assert dict(matplotlib.rcParams) == before
 
 
@@ -381,7 +219,9 @@ def test_the_report_touches_neither_torch_nor_pyplot() -> None:
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert not {"torch", "matplotlib.pyplot"} & set(names)
             assert all(
-                n.startswith(("lmtest.report", "lmtest.errors")) or n == "lmtest" for n in names if "lmtest" in n
+                n.startswith(("lmtest.report", "lmtest.claims", "lmtest.errors")) or n == "lmtest"
+                for n in names
+                if "lmtest" in n
             )
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lmtest.languages import load_language, shipped_languages
 from lmtest.seeds import generator
-from lmtest.training.draws import draw
+from lmtest.training.draws import Draws
 from lmtest.training.packing import MOST_PADDING, best_fit, pack
 
 LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=40)
@@ -44,9 +44,9 @@ SIX = ["ban_small", "bban_small", "anbn_small", "brackets_nested_small", "anbncn
 
 @pytest.mark.parametrize("name", SIX)
 def test_no_step_of_the_table_of_six_languages_spends_over_a_tenth_on_padding(name: str) -> None:
-    language = load_language(name)
+    source = Draws(load_language(name))
     for step in range(10):
-        draws = [draw(language, 128, generator(seed, "test", step)) for seed in range(8)]
+        draws = [source.rows(128, generator(seed, "test", step)) for seed in range(8)]
         groups = [[len(row) + 1 for row in rows] for rows in draws]
         _, rows, columns = pack(groups)
         assert 1 - sum(map(sum, groups)) / (8 * rows * columns) <= MOST_PADDING + 0.005
@@ -57,10 +57,11 @@ def test_systematic_draws_give_every_string_its_share(name: str) -> None:
     language = load_language(name)
     support = language.support()
     assert support is not None
+    source = Draws(language)
     n, times = 64, 2000
     counts = dict.fromkeys(support.rows, 0)
     for step in range(times):
-        for row in draw(language, n, generator(0, "test", step)):
+        for row in source.rows(n, generator(0, "test", step)):
             counts[row] += 1
     expected = support.log_probs.exp().numpy() * n * times
     found = np.array([counts[row] for row in support.rows])
@@ -72,4 +73,4 @@ def test_systematic_draws_give_every_string_its_share(name: str) -> None:
 
 def test_a_language_that_cannot_be_listed_is_sampled() -> None:
     language = load_language("dyck2")
-    assert draw(language, 5, generator(1, "test")) == language.sample_ids(5, generator(1, "test"))
+    assert Draws(language).rows(5, generator(1, "test")) == language.sample_ids(5, generator(1, "test"))

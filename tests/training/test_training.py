@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,8 +12,10 @@ from lmtest.errors import Interrupted, UsageError
 from lmtest.languages import Language, load_language
 from lmtest.languages.prompts import prompts_of_length
 from lmtest.models.transformer import Transformer, TransformerConfig
+from lmtest.seeds import generator
 from lmtest.training import Adversarial, MaximumLikelihood, Objective, Oracle, TrainingConfig, train
 from lmtest.training.batches import Batch, completions, cross_entropy, packed_batch, tree_batch, whole
+from lmtest.training.draws import Draws
 from lmtest.training.loop import learning_rate
 
 NORMAL = MaximumLikelihood(objective="maximum_likelihood")
@@ -134,6 +137,23 @@ def test_the_strings_of_each_seed_come_out_of_the_batch_as_they_went_in(anbn_sma
         for tokens, weights in found:
             assert weights.argmax(-1).tolist() == [*tokens[1:], anbn_small.vocabulary.eos]
             torch.testing.assert_close(weights.sum(-1), torch.full((len(tokens),), 1 / len(rows)))
+
+
+def test_the_law_as_target_is_the_same_loss_in_expectation(anbn_small: Language) -> None:
+    support = anbn_small.support()
+    assert support is not None
+    model, source = build(anbn_small), Draws(anbn_small)
+    probs = support.log_probs.exp().tolist()
+    strings = packed_batch(anbn_small.vocabulary, [whole(support.rows, probs)])
+    laws = packed_batch(anbn_small.vocabulary, [whole(support.rows, probs, source.laws(support.rows))])
+    assert not torch.equal(strings.weights, laws.weights)
+    one, two = (cross_entropy(model.logits(b.tokens), b) for b in (strings, laws))
+    torch.testing.assert_close(one, two, atol=1e-5, rtol=0)
+    dyck = load_language("dyck2")  # cannot be listed: asked anew each time
+    rows = dyck.sample_ids(3, generator(0, "test"))
+    for row, law in zip(rows, Draws(dyck).laws(rows), strict=True):
+        assert law.shape == (len(row) + 1, 5)
+        np.testing.assert_allclose(law.sum(-1), 1, rtol=1e-6)
 
 
 def test_oracle_completes_to_equal_counts_and_the_adversary_misses_by_one(anbn_small: Language) -> None:
