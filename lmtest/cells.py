@@ -15,6 +15,7 @@ import torch
 
 from lmtest import atomic
 from lmtest.directory import CERTIFICATE_COLUMNS, IDENTITY, MEASUREMENT_COLUMNS
+from lmtest.evaluators import string_mass
 from lmtest.languages import Language, build_language
 from lmtest.models.contract import LanguageModel
 from lmtest.models.reference import reference_models
@@ -23,6 +24,7 @@ from lmtest.saturation import Certificate, certify
 from lmtest.seeds import generator, stream_seed
 from lmtest.study import Evaluators, Study
 from lmtest.training import TrainingConfig, train
+from lmtest.training.checkpoint import Progress
 from lmtest.validation import validate
 
 PROBE_DRAWS = 200
@@ -145,7 +147,7 @@ class Workshop:
         )
         labels = {"language": cell.language, "model": cell.model, "variant": cell.variant}
         trajectory = self._label(pd.DataFrame(progress.probes), labels)
-        tables = self.measure(model, labels, cell.seeds, decoding_seed)
+        tables = self.measure(model, labels, cell.seeds, decoding_seed, last_mass(progress))
         tables["trajectory"] = trajectory[[*MEASUREMENT_COLUMNS, "step", "kl"]]
         for name in TABLES:
             atomic.write_parquet(cell.table(self.directory, name), tables[name])
@@ -165,9 +167,17 @@ class Workshop:
         return {key: pd.concat([table[key] for table in tables], ignore_index=True) for key in tables[0]}
 
     def measure(
-        self, model: LanguageModel, labels: dict[str, str], seeds: tuple[int, ...], decoding_seed: int
+        self,
+        model: LanguageModel,
+        labels: dict[str, str],
+        seeds: tuple[int, ...],
+        decoding_seed: int,
+        mass: list[dict[str, Any]] | None = None,
     ) -> dict[str, pd.DataFrame]:
-        """Certificate and evaluators of one model: certificates, measurements, completions."""
+        """Certificate and evaluators of one model: certificates, measurements, completions.
+
+        `mass`: the rows of short strings, where they are known from the end of training.
+        """
         language, evaluators = self.languages[labels["language"]], self.evaluators[labels["language"]]
         certificate = self._certify(language, model, self.study.saturation.draws, "certificate")
         saturated = certificate.saturated(self.study.saturation)
@@ -184,7 +194,8 @@ class Workshop:
         )
         measurements, completions = evaluators.rule_extrapolation.evaluate(model, seeds, decoding_seed)
         if evaluators.string_mass is not None:
-            measurements = pd.concat([measurements, pd.DataFrame(evaluators.string_mass.rows(model, seeds))])
+            mass = mass or evaluators.string_mass.rows(model, seeds)
+            measurements = pd.concat([measurements, pd.DataFrame(mass)], ignore_index=True)
         measurements["saturated"] = measurements["seed"].map(dict(zip(seeds, saturated, strict=True)))
         completions = self._label(completions, labels)
         return {
@@ -210,3 +221,12 @@ class Workshop:
             "variant": cell.variant,
             "seeds": list(cell.seeds),
         }
+
+
+def last_mass(progress: Progress) -> list[dict[str, Any]]:
+    """What the probe of the last step says of short strings, as rows of measurements; [] where it was not asked."""
+    return [
+        {key: value for key, value in row.items() if key not in ("step", "kl", "saturated")}
+        for row in progress.probes
+        if row["evaluator"] == string_mass.NAME and row["step"] == progress.step
+    ]

@@ -82,7 +82,9 @@ class NestedRule(Rule):
     def twin(self, state: Hashable) -> int:
         """The same depth with the first kind throughout: on any stack exactly one close matches."""
         assert isinstance(state, int)
-        twin = min(state, 1)
+        if state == 0:
+            return 0
+        twin = 1
         while twin * self.base <= state:
             twin *= self.base
         return twin
