@@ -11,7 +11,7 @@ import pandas as pd
 from pydantic import Field
 from scipy import stats
 
-from lmtest.claims.published import CANDIDATE_COLUMNS
+from lmtest.claims.published import CANDIDATE_COLUMNS, PEOPLE
 from lmtest.claims.statistics import ALPHA
 from lmtest.errors import UsageError, nearest
 from lmtest.evaluators.chance import uniform_chance
@@ -89,7 +89,8 @@ def match_published(
 ) -> pd.DataFrame:
     """The cells of a table that a study with these names can be compared with, in the order of the table.
 
-    Columns: `language model variant` ours, `their_language label`, the rest as in `load_published`. Raises UsageError on
+    Columns: `language model variant` ours, `their_language label`, the rest as in `load_published`; rows of people keep
+    "people" for a model. Raises UsageError on
     unknown names, and where a variant has to be named or no model is common to both.
     """
     beside = folder / asked.table
@@ -124,6 +125,10 @@ def match_published(
             label = f"{their_model} on {their_language}{several}"
             named = {"language": language, "model": model, "variant": ours, "their_language": their_language}
             cells.append(rows.assign(**named, label=label))
+        # People are nobody's model: they stand beside all of them.
+        people = table[(table["language"] == their_language) & (table["model"] == PEOPLE)]
+        named = {"language": language, "variant": ours, "their_language": their_language}
+        cells.append(people.assign(**named, label=f"{PEOPLE} on {their_language}"))
     return pd.concat(cells).sort_index(kind="stable").reset_index(drop=True)
 
 

@@ -18,6 +18,8 @@ from lmtest.models.contract import LanguageModel
 from lmtest.validation import Table
 
 CHUNK_TOKENS = 65_536
+EXACT_TOKENS = 1_000_000
+"""Of the whole support: beyond, fresh draws tell as much for less."""
 
 
 class SaturationConfig(Table):
@@ -49,9 +51,10 @@ class Certificate:
 
 
 def certify(language: Language, model: LanguageModel, draws: int, rng: np.random.Generator) -> Certificate:
-    """KL(language ‖ model): over the whole support where that can be listed, else the mean over `draws` fresh strings."""
+    """KL(language ‖ model): over the whole support where that is small, else the mean over `draws` fresh strings."""
     support = language.support()
-    if support is not None:
+    exact = support is not None and sum(len(row) + 1 for row in support.rows) <= EXACT_TOKENS
+    if support is not None and exact:
         per_string = string_kl(language, model, support.rows)  # [S, N]
         weights = support.log_probs.exp()
         kl = torch.where(weights > 0, per_string * weights, 0.0).sum(-1).numpy()
@@ -63,12 +66,12 @@ def certify(language: Language, model: LanguageModel, draws: int, rng: np.random
             half = stats.t.ppf(0.975, draws - 1) * sample.std(-1, ddof=1) / math.sqrt(draws)
         half = np.where(np.isfinite(half), half, 0.0)  # an infinite KL is infinite beyond doubt
         lower, upper = np.maximum(kl - half, 0.0), kl + half
-    return Certificate(kl, lower, upper, language.mean_length() + 1, support is not None)
+    return Certificate(kl, lower, upper, language.mean_length() + 1, exact)
 
 
 def string_kl(language: Language, model: LanguageModel, rows: Sequence[tuple[int, ...]]) -> Tensor:
     """Rows of token ids → [S, N] float64: Σ over a string's positions of KL(next-symbol law ‖ model's), in nats."""
-    distinct = list(dict.fromkeys(rows))
+    distinct = sorted(dict.fromkeys(rows), key=len)  # strings of one length share a chunk
     parts = []
     longest = max(map(len, distinct)) + 1
     step = max(1, CHUNK_TOKENS // longest)

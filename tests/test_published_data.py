@@ -136,13 +136,13 @@ def match(models: list[str], variants: list[str], /, **keys: object) -> pd.DataF
 
 def test_cells_are_matched_by_name_or_as_told() -> None:
     cells = match(["lstm", "gla", "xlstm"], ["normal"])
-    assert set(cells["model"]) == {"lstm", "xlstm"}
+    assert set(cells["model"]) == {"lstm", "xlstm", "people"}
     assert set(cells["language"]) == {"anbn_small"}
-    assert set(cells["label"]) == {"lstm on anbn", "xlstm on anbn"}
-    assert len(cells) == 5 + 5 + 2
+    assert set(cells["label"]) == {"lstm on anbn", "xlstm on anbn", "people on anbn"}
+    assert cells["model"].value_counts().to_dict() == {"lstm": 7, "xlstm": 5, "people": 2}
     told = match(["a", "b"], ["normal", "oracle"], variant="oracle", models={"a": "mamba", "b": "mamba"})
     assert set(told["variant"]) == {"oracle"}
-    assert told["model"].value_counts().to_dict() == {"a": 7, "b": 7}
+    assert told["model"].value_counts().to_dict() == {"a": 7, "b": 7, "people": 2}
     keys = {"table": ICML, "their_variant": "oracle"}
     oracle = match(["transformer"], ["normal"], **keys)
     assert set(oracle["label"]) == {"transformer on anbn, oracle"}
@@ -243,11 +243,11 @@ def test_a_run_writes_its_published_cells(tmp_path: Path) -> None:
     asked = f'published_tables=[{{table="{NEURIPS}",languages={{anbn_small="anbn"}},variant="normal"}}]'
     run = run_study(MAIN, out=tmp_path / "out", overrides=[*TINY, "claims=[]", asked], seeds="0-1", jobs=1)
     assert list(run.published.columns) == list(PUBLISHED_COLUMNS)
-    assert set(run.published["model"]) == {"transformer"}
-    greedy = run.published[run.published["decoding"] == "greedy"]
+    assert set(run.published["model"]) == {"transformer", "people"}
+    greedy = run.published[(run.published["decoding"] == "greedy") & (run.published["model"] == "transformer")]
     assert len(greedy) == 5
     assert (greedy["verdict"] == "was not saturated").all()
-    assert run.published["comment"].str.contains("ours is anbn_small, theirs anbn").all()
+    assert greedy["comment"].str.contains("ours is anbn_small, theirs anbn").all()
     assert (run.published["ours_saturated"] == 0).all()
     assert Run(run.directory).published.equals(run.published)
 

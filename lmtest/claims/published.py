@@ -15,6 +15,9 @@ from lmtest.claims import statistics as st
 TOLERANCE = 0.05
 """Differences of accuracies up to this are none."""
 
+PEOPLE = "people"
+"""The "model" of what people answered: shown beside ours, compared with none of them."""
+
 NOT_SATURATED = "was not saturated"
 TRIVIAL = "was below a trivial policy"
 REPRODUCED = "reproduced"
@@ -45,6 +48,8 @@ PUBLISHED_COLUMNS = (
 def compare_published(rows: pd.DataFrame, measurements: pd.DataFrame, certificates: pd.DataFrame) -> pd.DataFrame:
     """Published cells (CANDIDATE_COLUMNS) → PUBLISHED_COLUMNS, one row for each cell that we have measured, in order.
 
+    What people answered is kept without a comparison: nothing of ours, and no verdict.
+
     `difference lower upper`: ours − theirs with Welch's 95 % interval over runs, theirs from mean, spread and number
     (`seeds`) alone. `verdict` is the first of these that applies:
 
@@ -65,7 +70,9 @@ def compare_published(rows: pd.DataFrame, measurements: pd.DataFrame, certificat
     found = []
     for row in rows.to_dict("records"):
         sample = samples.get(tuple(row[column] for column in CELL))
-        if sample is not None:
+        if row["model"] == PEOPLE:
+            found.append(_people({str(key): value for key, value in row.items()}))
+        elif sample is not None:
             good = saturated.get((row["language"], row["model"], row["variant"]), set())
             found.append(_compare({str(key): value for key, value in row.items()}, sample, good))
     return pd.DataFrame(found, columns=list(PUBLISHED_COLUMNS)).astype(PUBLISHED_COLUMNS)
@@ -105,6 +112,12 @@ def _compare(row: dict[str, Any], sample: Mapping[int, float], saturated: set[in
         "verdict": _verdict(row, estimate),
         "comment": "; ".join(_comments(row, estimate, len(sample), len(values), good)),
     }
+
+
+def _people(row: dict[str, Any]) -> dict[str, Any]:
+    nothing = dict.fromkeys(["ours", "ours_sd", "difference", "lower", "upper"], math.nan)
+    comment = "not above a trivial policy" if _is_trivial(row) and _is_of_whole_string(row) else ""
+    return row | nothing | {"ours_seeds": 0, "ours_saturated": 0, "verdict": "", "comment": comment}
 
 
 def _verdict(row: Mapping[str, Any], estimate: st.Estimate) -> str:

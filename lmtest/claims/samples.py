@@ -147,7 +147,11 @@ def _rows(claim: Claim, tables: Tables, key: dict[str, object]) -> pd.DataFrame:
     if claim.measure == KL:
         rows = _select(tables.certificates, key).rename(columns={"kl": "value"})
     else:
-        wanted: dict[str, object] = {"measure": claim.measure, "prompt_set": claim.prompt_set, "decoding": claim.decoding}
+        wanted: dict[str, object] = {
+            "measure": claim.measure,
+            "prompt_set": claim.prompt_set,
+            "decoding": claim.decoding,
+        }
         rows = _select(tables.measurements, key | wanted)
     return rows.sort_values("seed") if len(rows) else pd.DataFrame({"seed": [], "value": [], "chance": []})
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
+from lmtest.claims.published import PEOPLE
 from lmtest.report.marks import (
     BAND,
     BLANK,
@@ -31,8 +32,6 @@ from lmtest.report.marks import (
 from lmtest.report.rows import label
 from lmtest.report.tables import HEADLINE, REFERENCE, Key, RunTables, select
 
-PEOPLE = "people"
-"""The model of published values that people gave."""
 SMALLEST_MASS = 1e-4
 CLASSES = (KEPT, PALETTE[0], BROKEN, FAINT, *PALETTE[2:])
 """Colours of the classes of strings: all rules kept, one of them, the other, none, and more where there are more rules."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from lmtest.claims.published import PEOPLE
 from lmtest.report.marks import colours
 from lmtest.report.rows import SETS, label, saturated
 from lmtest.report.tables import HEADLINE, REFERENCE, Key, RunTables, records
@@ -107,7 +108,21 @@ def _rows(run: RunTables, measured: list[dict[str, Any]]) -> list[dict[str, Any]
                 "stop": num(run.reference("stop", HEADLINE, run.heldout, "greedy")),
             }
         )
-    return rows
+    return rows + _people(run, measured)
+
+
+def _people(run: RunTables, measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What people answered on the published language, where a pilot asked them."""
+    answers = run.published[run.published["model"] == PEOPLE]
+    if answers.empty:
+        return []
+    value = {(row["measure"], row["decoding"]): row["value"] for row in records(answers)}
+    # Whoever answers has finished: R2 on the completion, of all or of those that finish, is one number.
+    value |= {(measure.removesuffix("_finished"), how): x for (measure, how), x in value.items() if SECOND in measure}
+    cells = [num(value.get((column["measure"], column["decoding"]))) for column in measured]
+    n = int(answers["seeds"].max())
+    row = {"label": f"people ({n} answers, published)", "reference": True, "colour": None, "excess": "–"}
+    return [row | {"saturated": "–", "dagger": False, "cells": cells, "chance": "–", "stop": "–"}]
 
 
 def _cell(run: RunTables, key: Key, trained: bool, column: dict[str, Any]) -> str:

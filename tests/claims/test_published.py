@@ -187,3 +187,12 @@ def test_what_we_have_not_measured_is_left_out() -> None:
     ):
         assert empty.empty
         assert empty.dtypes.astype(str).to_dict() == table.dtypes.astype(str).to_dict()
+
+
+def test_people_stand_beside_ours_and_are_compared_with_nobody() -> None:
+    rows = pd.concat([published(model="people"), published(model="people", value=0.1)])
+    table = compare_published(rows, measured(OURS), certified(4))
+    assert table["model"].tolist() == ["people", "people"]
+    assert table["verdict"].tolist() == ["", ""]
+    assert table[["ours", "difference", "lower", "upper"]].isna().all(axis=None)
+    assert table["comment"].tolist() == ["", "not above a trivial policy"]

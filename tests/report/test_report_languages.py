@@ -233,6 +233,9 @@ def test_published_values_are_shown_with_their_verdicts(tmp_path: Path) -> None:
     assert [row["badge"] for row in rows[:4]] == ["supported", "refuted", "undecided", "undecided"]
     assert (rows[4]["model"], rows[4]["theirs"], rows[4]["our"]) == ("people", "0.400", "–")
     assert tally(run) == "1 reproduced, 1 not reproduced, 1 was not saturated, 1 was below a trivial policy"
+    groups = {group["language"]: group["rows"][-1]["label"] for group in overview(run)}
+    assert "people" in groups[rows[4]["language"]]
+    assert sum("people" in last for last in groups.values()) == 1
     page = render(run, undrawn(run))
     for badge, verdict in zip(("supported", "refuted", "undecided", "undecided"), frame["verdict"], strict=False):
         assert f'<span class="badge {badge}">{verdict}</span>' in page
