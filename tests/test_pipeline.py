@@ -127,7 +127,9 @@ def test_resuming_a_finished_run_changes_nothing(straight: Run) -> None:
 
 
 def test_resume_starts_afresh_where_there_is_nothing(tmp_path: Path) -> None:
-    assert len(tiny(tmp_path / "new", resume=True, seeds="1", overrides=(*TINY, "claims=[]")).certificates) == 3 + len(REFERENCES)
+    assert len(tiny(tmp_path / "new", resume=True, seeds="1", overrides=(*TINY, "claims=[]")).certificates) == 3 + len(
+        REFERENCES
+    )
 
 
 def test_a_seed_alone_agrees_with_the_stack(straight: Run, tmp_path: Path) -> None:
@@ -300,5 +302,9 @@ def test_the_python_interface_is_the_contract() -> None:
 def test_the_resolved_file_has_the_floor_and_a_schema_version(straight: Run) -> None:
     resolved = json.loads((straight.directory / "resolved.json").read_text())
     assert resolved["schema_version"] == 2
-    assert resolved["languages"]["anbn_small"]["entropy"] == {"value": pytest.approx(np.log(16)), "half_width": 0.0, "exact": True}
+    assert resolved["languages"]["anbn_small"]["entropy"] == {
+        "value": pytest.approx(np.log(16)),
+        "half_width": 0.0,
+        "exact": True,
+    }
     assert resolved["languages"]["anbn_small"]["prompt_sets"]["ood_heldout"]["mass"] == 0.0
