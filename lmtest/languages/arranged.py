@@ -139,6 +139,10 @@ class Arranged(Language):
         rows = np.where(counted, COUNTED, FILLER).tolist()
         return [self._start + tuple(row[:room]) for row, room in zip(rows, rooms.tolist(), strict=True)]
 
+    @property
+    def longest(self) -> float:
+        return self._length.high
+
     def mean_length(self) -> float:
         return self._length.mean()
 

@@ -108,6 +108,14 @@ class Language(ABC):
     def list_support(self) -> Support | None:
         """All strings with their log-probabilities, or None where there are more than SUPPORT_LIMIT."""
 
+    @property
+    def longest(self) -> float:
+        """Symbols of the longest string; infinite where there is none, and where it is not known."""
+        if self.max_length is not None:
+            return self.max_length
+        support = self.support()
+        return math.inf if support is None else max(map(len, support.rows))
+
     @cached_property
     def _support(self) -> Support | None:
         return self.list_support()

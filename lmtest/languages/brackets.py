@@ -135,6 +135,10 @@ class Brackets(Language):
                 break
         return [tuple(row[:length]) for row, length in zip(rows.tolist(), lengths.tolist(), strict=True)]
 
+    @property
+    def longest(self) -> float:
+        return self.target.high
+
     def mean_length(self) -> float:
         if not self.nested:
             return self.target.mean()

@@ -240,6 +240,12 @@ class Template(Language):
             row += word * (block.plus + (block.times * int(values[which]) if which >= 0 else 0))
         return row
 
+    @property
+    def longest(self) -> float:
+        highs = [math.inf if law.high is None else law.high for law in self.laws]
+        whole = self._fixed + sum(size * high for size, high in zip(self._sizes, highs, strict=True) if size)
+        return whole if self.max_length is None else min(whole, self.max_length)
+
     def mean_length(self) -> float:
         if self.max_length is None:
             return self._fixed + sum(s * law.mean() for s, law in zip(self._sizes, self.laws, strict=True))

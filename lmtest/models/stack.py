@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,8 +40,18 @@ class Tree:
     ancestors: Tensor  # [M, M] bool
 
 
-Dropout = Sequence[torch.Generator]
-"""One generator a seed, so that a seed's dropout is the same alone and in a stack."""
+class Noise(NamedTuple):
+    """A seed's dropout: its own generator, and how many rows of the batch are its own.
+
+    So it is the same alone and in a stack, where another seed may need more rows of the same width.
+    """
+
+    generator: torch.Generator
+    rows: int
+
+
+Dropout = Sequence[Noise]
+"""One for each seed."""
 
 
 class StackedModel(ABC):
@@ -131,8 +141,10 @@ def _initial(shape: Shape, generator: torch.Generator) -> Tensor:
 
 
 def drop(x: Tensor, rate: float, dropout: Dropout | None) -> Tensor:
-    """Inverted dropout on x [S, …] with each seed's own generator; the identity without generators or at rate 0."""
+    """Inverted dropout on x [S, B, …] with each seed's own noise; the identity without noise or at rate 0."""
     if dropout is None or rate == 0.0:
         return x
-    keep = torch.stack([torch.rand(x.shape[1:], generator=g, device=x.device) for g in dropout]) >= rate
+    keep = torch.ones(x.shape, dtype=torch.bool, device=x.device)
+    for s, (generator, rows) in enumerate(dropout):
+        keep[s, :rows] = torch.rand((rows, *x.shape[2:]), generator=generator, device=x.device) >= rate
     return x * keep / (1 - rate)

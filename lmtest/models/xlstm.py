@@ -205,6 +205,11 @@ def read_whole(q: Tensor, k: Tensor, v: Tensor, enter: Tensor, keep: Tensor, pla
     `place` [S, B, T] keeps the strings of a row apart.
     """
     total = keep.cumsum(-1)
+    if place is not None:
+        # Only differences within a string matter: without the strings before it the sum stays small, and exact enough.
+        starts = (torch.arange(place.shape[-1], device=place.device) - place)[:, :, None].expand_as(keep)
+        exact = keep.double().cumsum(-1)
+        total = (exact - exact.gather(-1, starts)).to(keep.dtype)
     visible = own_string(q.shape[-2], place if place is None else place[:, :, None], q.device)
     logs = (total[..., :, None] + (enter - total)[..., None, :]).masked_fill(~visible, -math.inf)  # [S, B, H, T, T]
     m = logs.detach().amax(-1, keepdim=True).clamp_min(0.0)  # it cancels, so it needs no gradient

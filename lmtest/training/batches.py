@@ -24,10 +24,16 @@ class Batch:
     tokens: Tensor
     weights: Tensor
     tree: Tree | None = None
+    rows: tuple[int, ...] | None = None
+    """Rows that each seed fills, where seeds differ; None: all of them."""
+
+    def rows_of(self, n_seeds: int) -> tuple[int, ...]:
+        """Rows that each of so many seeds fills."""
+        return self.rows or (self.tokens.shape[-2],) * n_seeds
 
     def to(self, device: torch.device) -> Batch:
         tree = None if self.tree is None else Tree(self.tree.depth.to(device), self.tree.ancestors.to(device))
-        return Batch(self.tokens.to(device), self.weights.to(device), tree)
+        return Batch(self.tokens.to(device), self.weights.to(device), tree, self.rows)
 
 
 def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
@@ -78,8 +84,10 @@ def packed_batch(vocabulary: Vocabulary, groups: Sequence[Strings], capacity: in
         counted = np.repeat(np.array(group.weights), lengths) * (within >= np.repeat(np.array(group.starts), lengths))
         targets = onehot[following] if group.laws is None else np.concatenate(group.laws)
         weights[at] = targets * counted[:, None]
-    batch = Batch(torch.from_numpy(tokens), torch.from_numpy(weights))
-    return batch if len(groups) > 1 else Batch(batch.tokens[0], batch.weights[0])
+    if len(groups) == 1:
+        return Batch(torch.from_numpy(tokens[0]), torch.from_numpy(weights[0]))
+    filled = tuple(max(row for row, _ in placed) + 1 for placed in places)
+    return Batch(torch.from_numpy(tokens), torch.from_numpy(weights), rows=filled)
 
 
 def tree_batch(language: Language, support: Support) -> Batch:

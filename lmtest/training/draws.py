@@ -1,14 +1,17 @@
-"""The strings of one step: fresh draws from the exact law, spread evenly over it where its strings can be listed."""
+"""The strings of one step: fresh draws from the exact law, spread evenly over short and long ones."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
 from lmtest.languages.base import Language, Row
+from lmtest.seeds import generator
 
+POOL = 16
+"""Steps that share one pool of independent draws, where a language cannot be listed."""
 LAWS_AT_ONCE = 512
 """Strings whose next-symbol laws are asked for together: bounds the memory."""
 
@@ -19,16 +22,17 @@ class Draws:
 
     language: Language
 
-    def rows(self, n: int, rng: np.random.Generator) -> list[Row]:
-        """n strings, each string of the language n times its probability in expectation.
+    def rows(self, n: int, seed: int, step: int) -> list[Row]:
+        """The n strings of a seed at a step: each string of the language n times its probability in expectation.
 
-        Independent draws where the language cannot be listed; else systematic sampling over the strings in order of
-        length: every gradient stays unbiased and varies less, and all seeds of a stack have batches of one length.
+        Where the language can be listed, systematic sampling over its strings in order of length. Else independent draws,
+        dealt out to POOL steps so that each gets its share of short and of long ones. So every string counts as often as
+        in independent draws, gradients vary less, and all seeds of a stack have batches of nearly one length.
         """
         if self._listed is None:
-            return self.language.sample_ids(n, rng)
+            return [strings[step % POOL] for strings in _pool(self.language, n, seed, step // POOL)]
         rows, cumulative = self._listed
-        places = (np.arange(n) + rng.random()) / n
+        places = (np.arange(n) + generator(seed, "data", step).random()) / n
         return [rows[i] for i in np.searchsorted(cumulative, places, side="right").clip(max=len(rows) - 1)]
 
     def laws(self, rows: list[Row]) -> list[np.ndarray]:
@@ -56,3 +60,11 @@ class Draws:
     def _compute(self, rows: list[Row]) -> list[np.ndarray]:
         laws = self.language.next_log_probs(self.language.vocabulary.pack(rows)[0])[0].exp().float().numpy()
         return [law[: len(row) + 1] for law, row in zip(laws, rows, strict=True)]
+
+
+@lru_cache(maxsize=64)
+def _pool(language: Language, n: int, seed: int, block: int) -> list[list[Row]]:
+    """n lists of POOL strings, neighbours in length, each in random order: one string of each list for every step."""
+    rng = generator(seed, "data", block)
+    pool = sorted(language.sample_ids(n * POOL, rng), key=len)
+    return [[pool[i * POOL + int(j)] for j in rng.permutation(POOL)] for i in range(n)]

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from lmtest.errors import Interrupted, UsageError
 from lmtest.languages.base import Language, Row, Support
-from lmtest.models.stack import StackedModel
+from lmtest.models.stack import Dropout, Noise, StackedModel
 from lmtest.seeds import generator, torch_generator
 from lmtest.training import checkpoint
-from lmtest.training.batches import Batch, completions, cross_entropy, packed_batch, tree_batch, whole
+from lmtest.training.batches import Batch, Strings, completions, cross_entropy, packed_batch, tree_batch, whole
 from lmtest.training.draws import Draws
 from lmtest.training.objectives import MaximumLikelihood, Objective
 from lmtest.validation import Table
@@ -143,6 +143,12 @@ class Steps:
         self.model, self.language, self.objective, self.config = model, language, objective, config
         self.floor = 0.0 if (exact := language.exact_entropy()) is None else exact
         self.draws = Draws(language)
+        # A constant: the length of a step's own strings would weigh long ones less, and move the optimum off the law.
+        self.tokens = language.mean_length() + 1
+        if math.isinf(self.tokens):
+            raise UsageError(
+                f"{language.name} has no mean length, so it has no loss per string: set max_length in its file"
+            )
         self.support: Batch | None = None
         config.check(language)
         if config.batch == "support" and (support := language.support()) is not None:
@@ -158,13 +164,16 @@ class Steps:
         """One step of every seed but the `stopped` ones; returns the excess of the loss over the floor, nats per string."""
         kept = [parameter.detach()[stopped].clone() for parameter in self.parameters] if stopped else []
         batch = self.support or self._fresh(step)
-        dropout = self._dropout(step)
+        dropout = self._dropout(step, batch)
         per_string = cross_entropy(self.model.logits(batch.tokens, dropout, batch.tree), batch)  # [S], nats
-        loss = per_string / batch.weights.sum((-1, -2, -3))  # per token: the same size whatever the lengths
+        loss = per_string / self.tokens  # per token: the same size whatever the language
         if self.shown is not None:
             assert not isinstance(self.objective, MaximumLikelihood)
             shown = self._prompts(step, self.shown, self.objective.batch)
-            loss = loss + self.objective.weight * cross_entropy(self.model.logits(shown.tokens, dropout), shown)
+            more = [
+                Noise(noise.generator, rows) for noise, rows in zip(dropout, shown.rows_of(len(dropout)), strict=True)
+            ]
+            loss = loss + self.objective.weight * cross_entropy(self.model.logits(shown.tokens, more), shown)
         self.adam.zero_grad(set_to_none=True)
         loss.sum().backward()  # seeds share nothing, so the gradient of the sum is each seed's own
         self._clip()
@@ -185,23 +194,26 @@ class Steps:
     def _fresh(self, step: int) -> Batch:
         assert isinstance(self.config.batch, int)
         n = self.config.batch
-        draws = [self.draws.rows(n, generator(seed, "data", step)) for seed in self.model.seeds]
+        draws = [self.draws.rows(n, seed, step) for seed in self.model.seeds]
         exact = self.config.targets == "law"
         groups = [whole(rows, [1 / n] * n, self.draws.laws(rows) if exact else None) for rows in draws]
-        return packed_batch(self.language.vocabulary, groups).to(self.model.device)
+        return self._packed(groups, self.language.longest)
 
     def _prompts(self, step: int, shown: Sequence[tuple[Row, Row]], batch: int) -> Batch:
         n = min(batch, len(shown))
         picks = [generator(seed, "order", step).choice(len(shown), n, replace=False) for seed in self.model.seeds]
         groups = [completions(*zip(*(shown[i] for i in pick), strict=True)) for pick in picks]
-        # A width that depends on the other seeds would shift this seed's dropout.
-        longest = max(len(prompt) + len(ending) for prompt, ending in shown) + 1
-        return packed_batch(self.language.vocabulary, groups, longest if self.model.drops_out else None).to(
-            self.model.device
-        )
+        return self._packed(groups, max(len(prompt) + len(ending) for prompt, ending in shown))
 
-    def _dropout(self, step: int) -> list[torch.Generator]:
-        return [torch_generator(seed, "dropout", step, device=self.model.device) for seed in self.model.seeds]
+    def _packed(self, groups: Sequence[Strings], longest: float) -> Batch:
+        # A width that depends on the other seeds would shift this seed's dropout.
+        fixed = int(longest) + 1 if self.model.drops_out and math.isfinite(longest) else None
+        return packed_batch(self.language.vocabulary, groups, fixed).to(self.model.device)
+
+    def _dropout(self, step: int, batch: Batch) -> Dropout:
+        seeds = self.model.seeds
+        generators = [torch_generator(seed, "dropout", step, device=self.model.device) for seed in seeds]
+        return [Noise(g, rows) for g, rows in zip(generators, batch.rows_of(len(seeds)), strict=True)]
 
     def _clip(self) -> None:
         if math.isinf(self.config.clip):

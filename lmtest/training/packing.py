@@ -16,8 +16,8 @@ CAPACITIES = (1.0, 1.2, 1.5, 2.0, 3.0, 4.0)
 def pack(groups: Sequence[Sequence[int]], capacity: int | None = None) -> tuple[list[list[Place]], int, int]:
     """Lengths of the strings (BOS counted) of each group → their places, and the rows and columns of every group.
 
-    All groups get the same number of rows. Without a `capacity` it is chosen so that padding in the fullest group stays
-    below MOST_PADDING of its tokens; what one group has more of than another (seeds draw their own strings) stays padding.
+    All groups get the same number of rows. Without a `capacity` it is the shortest row that keeps padding below MOST_PADDING
+    of all tokens, or the one with the least padding (one group may have much more than another).
     """
     longest = max(max(lengths) for lengths in groups)
     most = max(sum(lengths) for lengths in groups)
@@ -30,7 +30,7 @@ def pack(groups: Sequence[Sequence[int]], capacity: int | None = None) -> tuple[
     for columns in candidates:
         places = [best_fit(lengths, columns) for lengths in groups]
         rows = max(place[0] for group in places for place in group) + 1
-        padding = 1 - most / (rows * columns)
+        padding = 1 - sum(map(sum, groups)) / (len(groups) * rows * columns)
         if best is None or padding < best[0]:
             best = padding, places, rows, columns
         if padding <= MOST_PADDING:

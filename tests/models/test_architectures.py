@@ -10,7 +10,7 @@ from torch import Tensor
 from lmtest.errors import UsageError
 from lmtest.languages.vocabulary import Vocabulary
 from lmtest.models.registry import ARCHITECTURES
-from lmtest.models.stack import StackedModel
+from lmtest.models.stack import Noise, StackedModel
 from lmtest.seeds import torch_generator
 from lmtest.validation import validate
 
@@ -187,7 +187,7 @@ def test_what_stands_before_a_bos_has_no_effect(name: str) -> None:
     changed[:, 1:5] = (changed[:, 1:5] + 1) % 3
 
     def read(tokens: Tensor) -> Tensor:
-        return model.logits(tokens, [torch_generator(seed, "dropout", 0) for seed in SEEDS])
+        return model.logits(tokens, [Noise(torch_generator(seed, "dropout", 0), tokens.shape[-2]) for seed in SEEDS])
 
     one, two = read(tokens), read(changed)
     close(two[:, :, 5:], one[:, :, 5:])
@@ -265,7 +265,9 @@ def test_dropout_of_a_seed_is_the_same_alone_and_in_a_stack(name: str) -> None:
     tokens = rows()
 
     def noisy(seeds: Sequence[int]) -> Tensor:
-        return build(name, seeds).logits(tokens, [torch_generator(seed, "dropout", 0) for seed in seeds])
+        return build(name, seeds).logits(
+            tokens, [Noise(torch_generator(seed, "dropout", 0), tokens.shape[-2]) for seed in seeds]
+        )
 
     together = noisy(SEEDS)
     close(noisy((5,))[0], together[1])

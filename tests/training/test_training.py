@@ -192,7 +192,7 @@ def test_killed_and_resumed_is_the_straight_run_to_the_bit(
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-@pytest.mark.parametrize(("dropout", "batch"), [(0.0, "support"), (0.2, "support"), (0.0, 5)])
+@pytest.mark.parametrize(("dropout", "batch"), [(0.0, "support"), (0.2, "support"), (0.0, 5), (0.2, 5)])
 def test_a_seed_alone_is_the_seed_in_a_stack(anbn_small: Language, tmp_path: Path, dropout: float, batch: Any) -> None:
     stack = run(anbn_small, tmp_path / "a", (4, 9), model={"dropout": dropout}, batch=batch)
     alone = run(anbn_small, tmp_path / "b", (9,), model={"dropout": dropout}, batch=batch)
