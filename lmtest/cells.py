@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -44,7 +44,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        return f"{self.language}.{self.model}.{self.variant}.{'-'.join(map(str, self.seeds))}"
+        return f"{self.language}.{self.model}.{self.variant}.{_ranges(self.seeds)}"
 
     def checkpoint(self, directory: Path) -> Path:
         return directory / "checkpoints" / f"{self.name}.safetensors"
@@ -54,6 +54,17 @@ class Cell:
 
     def done(self, directory: Path) -> bool:
         return all(self.table(directory, name).is_file() for name in TABLES)
+
+
+def _ranges(seeds: Sequence[int]) -> str:
+    """Seeds 0, 1, 2, 5 → "0-2,5": short enough for a file name."""
+    parts: list[list[int]] = []
+    for seed in seeds:
+        if parts and parts[-1][-1] + 1 == seed:
+            parts[-1] = [parts[-1][0], seed]
+        else:
+            parts.append([seed])
+    return ",".join("-".join(map(str, part)) for part in parts)
 
 
 def cells(study: Study, languages: Iterable[str]) -> list[Cell]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 from lmtest.errors import UsageError
 from lmtest.languages import Language
 from lmtest.languages.pcfg import Pcfg
-from lmtest.languages.prompts import prompts_of_length
+from lmtest.languages.prompts import PromptSet, prompts_of_length, published_prompts
 
 
 def describe(language: Language, length: int, draws: int) -> dict[str, Any]:
@@ -44,6 +45,8 @@ def describe(language: Language, length: int, draws: int) -> dict[str, Any]:
     facts["samples"] = [language.vocabulary.text(s) for s in language.sample(5, seed=0)]
     facts["rules"] = {name: rule.text for name, rule in language.rules.items()}
     facts["prompts"] = _prompts(language, length)
+    if language.prompts:
+        facts["published_prompts"] = _split(*published_prompts(language))
     return facts
 
 
@@ -54,12 +57,16 @@ def _prompts(language: Language, length: int) -> dict[str, Any] | str:
         inside, outside = prompts_of_length(language, length)
     except UsageError as error:
         return str(error)
-    reasons: dict[str, int] = {}
-    for broken in outside.broken:
-        reasons[" and ".join(broken)] = reasons.get(" and ".join(broken), 0) + 1
-    return {
-        "length": length,
-        "in_distribution": len(inside.rows),
-        "out_of_distribution": len(outside.rows),
-        "broken": reasons,
-    }
+    return {"length": length} | _split(inside, outside)
+
+
+def _split(inside: PromptSet, outside: PromptSet) -> dict[str, Any]:
+    """How many prompts are in and out of distribution, why, and their weights where these differ."""
+    facts: dict[str, Any] = {"in_distribution": len(inside.rows), "out_of_distribution": len(outside.rows)}
+    reasons = Counter(" and ".join(broken) for broken in outside.broken if broken)
+    if reasons:
+        facts["broken"] = dict(reasons)
+    weights = Counter(f"{weight:.6g}" for weight in outside.weights)
+    if len(weights) > 1:
+        facts["weights"] = dict(weights)
+    return facts

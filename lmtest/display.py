@@ -10,6 +10,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from lmtest.cells import Cell, Workshop
 
+EARLY = 0.05
+"""Share of its steps before which a cell's pace says little: the first ones are probed often."""
+
 
 class Bars:
     """The bars of one run, on stderr; on a pipe, one line for each finished cell."""
@@ -32,8 +35,8 @@ class Bars:
         self.began: dict[Cell, tuple[float, int]] = {}
         """When a cell was first heard of, and at which step: what was resumed took no time now."""
         self.reached: dict[Cell, int] = {}
-        self.pace: dict[str, float] = {}
-        """Seconds a step by model: architectures differ by an order of magnitude."""
+        self.pace: dict[tuple[str, str], float] = {}
+        """Seconds a step by language and model: they differ by an order of magnitude."""
         self.jobs = 1
 
     def start(self, workshop: Workshop, all_cells: Sequence[Cell], waiting: Sequence[Cell], jobs: int) -> None:
@@ -52,8 +55,8 @@ class Bars:
             self.tasks[cell] = self.progress.add_task(_label(cell), total=self.steps[cell], excess="", left="")
             self.began[cell] = now, step
         since, first = self.began[cell]
-        if step > first:
-            self.pace[cell.model] = (now - since) / (step - first)
+        if step - first >= EARLY * self.steps[cell]:
+            self.pace[cell.language, cell.model] = (now - since) / (step - first)
         self.reached[cell] = step
         self.progress.update(self.tasks[cell], completed=step, excess=f"{excess:+.4f} nats")
         self._advance()
@@ -73,15 +76,17 @@ class Bars:
         return sum(self.reached.get(cell) == steps for cell, steps in self.steps.items())
 
     def _left(self) -> str:
-        """Time left: the steps to come at the pace of their model, or at the mean pace where that is not known yet."""
+        """Time left: the steps to come at the pace of their model, or at a mean pace where that is not known yet."""
         if not self.pace:
             return ""
-        mean = sum(self.pace.values()) / len(self.pace)
-        seconds = sum(
-            (steps - self.reached.get(cell, 0)) * self.pace.get(cell.model, mean) for cell, steps in self.steps.items()
-        )
+        seconds = sum((steps - self.reached.get(cell, 0)) * self._pace(cell) for cell, steps in self.steps.items())
         minutes, seconds = divmod(round(seconds / self.jobs), 60)
         return f"about {minutes} min left" if minutes > 1 else f"about {60 * minutes + seconds} s left"
+
+    def _pace(self, cell: Cell) -> float:
+        """Of its language and model; else the mean of its model's, else of all."""
+        same = [pace for (_, model), pace in self.pace.items() if model == cell.model] or list(self.pace.values())
+        return self.pace.get((cell.language, cell.model), sum(same) / len(same))
 
     def _advance(self) -> None:
         if self.total is not None:

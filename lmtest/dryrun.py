@@ -13,7 +13,7 @@ from lmtest.cells import Workshop, cells
 from lmtest.claims import attainability
 from lmtest.languages import Language
 from lmtest.pool import one_thread
-from lmtest.study import Study
+from lmtest.study import Evaluators, Study
 from lmtest.training.loop import Steps
 
 TIMED_UPDATES = 3
@@ -51,16 +51,15 @@ def dry_run(name: str, study: Study, languages: Mapping[str, Language], jobs: in
     table = pd.DataFrame(
         rows, columns=["language", "model", "variant", "seeds", "parameters", "steps", "training_seconds"]
     )
-    counts: dict[str, int] = {}
-    for evaluators in workshop.evaluators.values():
-        sets = evaluators.rule_extrapolation.prompt_sets
-        found = {key: len(prompts.rows) for key, prompts in sets.items()}
-        found["ood"] = sum(size for key, size in found.items() if key.startswith("ood"))
-        # The fewest of any language: what is attainable there is attainable everywhere.
-        counts = {key: min(size, counts.get(key, size)) for key, size in found.items()}
+    counts = {language: _prompt_counts(evaluators) for language, evaluators in workshop.evaluators.items()}
     parallel = min(jobs, len(table))
     return DryRun(
         table,
         attainability(study.claims, len(study.seed_list), counts),
         float(table["training_seconds"].sum()) / parallel,
     )
+
+
+def _prompt_counts(evaluators: Evaluators) -> dict[str, int]:
+    counts = {key: len(prompts.rows) for key, prompts in evaluators.rule_extrapolation.prompt_sets.items()}
+    return counts | {"ood": sum(size for key, size in counts.items() if key.startswith("ood"))}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
 import tomllib
 from collections.abc import Collection, Sequence
@@ -42,6 +44,16 @@ class Evaluators:
     rule_extrapolation: RuleExtrapolation
     string_mass: StringMass | None
 
+    def measured(self) -> Evaluated:
+        """What there will be a value, or an outcome for each prompt, of."""
+        rules = self.rule_extrapolation
+        decodings: list[str] = [*rules.config.decodings]
+        values = {*itertools.product(rules.measures, [*rules.prompt_sets, "ood"], decodings)}
+        if self.string_mass is not None:
+            values |= {*itertools.product(self.string_mass.measures, ["strings"], ["exact"])}
+        single = [m for m in rules.measures if m != "finish_rate" and not m.endswith("_finished")]
+        return Evaluated(values, {*itertools.product(single, rules.prompt_sets, decodings)})
+
     def snapshots(self, steps: int) -> list[int]:
         """The steps at which short strings are weighed."""
         return [] if self.string_mass is None else self.string_mass.snapshot_steps(steps)
@@ -50,12 +62,12 @@ class Evaluators:
 class Adjustment(Table):
     """One `[[exceptions]]` table: other training for some languages or models (all where none is named); later ones win."""
 
-    languages: list[str] | None = None
-    models: list[str] | None = None
-    training: dict[str, Any]
+    languages: list[str] | None = Field(None, min_length=1)
+    models: list[str] | None = Field(None, min_length=1)
+    training: dict[str, Any] = Field(min_length=1)
 
     def concerns(self, language: str, model: str) -> bool:
-        return language in (self.languages or [language]) and model in (self.models or [model])
+        return (self.languages is None or language in self.languages) and (self.models is None or model in self.models)
 
 
 class Published(Table):
@@ -125,11 +137,12 @@ class Study(Table):
 
     def training_of(self, language: str, model: str) -> TrainingConfig:
         """The training of one cell: the study's own, with the exceptions that concern it."""
-        table = self.training.model_dump()
-        for exception in self.exceptions:
+        config = self.training
+        for number, exception in enumerate(self.exceptions):
             if exception.concerns(language, model):
-                table |= exception.training
-        return validate(TrainingConfig, table, "exceptions")
+                table = config.model_dump() | exception.training
+                config = validate(TrainingConfig, table, f"exceptions.{number}, for {model} on {language}")
+        return config
 
     def published_cells(self, languages: Collection[str], folder: Path) -> list[pd.DataFrame]:
         """The published cells that the study can be compared with; its file lies in `folder`. UsageError: unknown names."""
@@ -195,13 +208,14 @@ def _check(study: Study, languages: dict[str, Language]) -> None:
     check_claims(study.claims, models, variants, evaluated)
     for row in study.published:
         asked = evaluated.get(row.language or next(iter(languages)))
+        measures, prompt_sets, decodings = map(set, zip(*asked.values, strict=True)) if asked else (set(), set(), set())
         for found, names in (
             (row.language or next(iter(languages)), set(languages)),
             (row.variant, variants),
             (row.model or next(iter(models)), models),
-            (row.measure, asked.measures if asked else ()),
-            (row.prompt_set, asked.prompt_sets if asked else ()),
-            (row.decoding, asked.decodings if asked else ()),
+            (row.measure, measures),
+            (row.prompt_set, prompt_sets),
+            (row.decoding, decodings),
         ):
             if found not in names:
                 raise UsageError(f"published {row.label!r}: unknown {found!r}; {nearest(found, names)}")
@@ -211,27 +225,37 @@ def _check_language(study: Study, language: Language) -> Evaluated:
     """What can be measured on one language; UsageError where it cannot be trained on, or does not fit a model."""
     evaluators = study.evaluators.build(language)
     evaluator = evaluators.rule_extrapolation
-    prompt_sets: set[str] = {*evaluator.prompt_sets, "ood"}
-    measures, decodings = set(evaluator.measures), set[str](evaluator.config.decodings)
-    if evaluators.string_mass is not None:
-        measures |= {*evaluators.string_mass.measures}
-        prompt_sets, decodings = prompt_sets | {"strings"}, decodings | {"exact"}
-    support = language.support()
     longest = max(
         evaluator.longest_prompt + evaluator.config.max_new_tokens,
-        0 if support is None else max(map(len, support.rows)),
+        language.longest,
         0 if study.evaluators.string_mass is None else study.evaluators.string_mass.max_length,
-        language.max_length or 0,
     )
+    shown = 0
+    if any(_is_limited(model) for model in study.models.values()):
+        for objective in study.variants.values():
+            objective.check(language)
+            for prompt, ending in zip(
+                evaluator.trainable, objective.targets(language, evaluator.trainable) or [], strict=False
+            ):
+                shown = max(shown, len(prompt) + len(ending))
     for name, model in study.models.items():
         study.training_of(language.name, name).check(language)
         try:
-            model.check(longest)
+            model.check(max(longest, shown))
         except UsageError as error:
             raise UsageError(f"{name} on {language.name}: {error}") from None
     for objective in study.variants.values():
         objective.check(language)
-    return Evaluated(measures, prompt_sets, decodings)
+    return evaluators.measured()
+
+
+def _is_limited(model: ModelConfig) -> bool:
+    """Whether a model reads strings up to some length alone."""
+    try:
+        model.check(math.inf)
+    except UsageError:
+        return True
+    return False
 
 
 def _language_path(name: str, folder: Path) -> str:

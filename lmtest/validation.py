@@ -40,7 +40,7 @@ def validate(model: type[Model], data: dict[str, Any], where: str) -> Model:
 
 
 def _line(model: type[BaseModel], data: Any, problem: dict[str, Any]) -> str:
-    place = _written(problem["loc"], data)
+    place = _written(problem["loc"], data, problem["type"] == "missing")
     path = ".".join(map(str, place))
     if problem["type"] == "extra_forbidden":
         return f"unknown key {path!r}; {nearest(str(place[-1]), _known_keys(model, list(problem['loc'])[:-1]))}"
@@ -59,12 +59,18 @@ def _line(model: type[BaseModel], data: Any, problem: dict[str, Any]) -> str:
     return f"{path!r}: {message}, found {problem['input']!r}"
 
 
-def _written(loc: tuple[Any, ...], data: Any) -> list[Any]:
-    """The path as the user wrote it: a discriminated union puts the tag's value in, which is no key of the data."""
-    place = []
+def _written(loc: tuple[Any, ...], data: Any, missing: bool) -> list[Any]:
+    """The path as the user wrote it: a union puts its member's name in, which is no key of the data.
+
+    A last part that is no key of the data either is one that the user should have written, or again a member's name.
+    """
+    place: list[Any] = []
     for i, part in enumerate(loc):
-        if isinstance(data, dict) and part not in data and i + 1 < len(loc):
+        last = i + 1 == len(loc)
+        if isinstance(data, dict) and part not in data and not (last and missing):
             continue
+        if not isinstance(data, dict | list):
+            break
         place.append(part)
         if isinstance(data, dict):
             data = data.get(part)

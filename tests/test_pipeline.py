@@ -276,7 +276,8 @@ def test_damaged_tables_and_records_are_said_or_passed_over(straight: Run, tmp_p
 def test_a_language_without_rules_can_be_trained_and_certified(tmp_path: Path) -> None:
     study = tmp_path / "study.toml"
     study.write_text(
-        'title = "dyck"\nlanguage = "dyck2"\nseeds = 2\n[models.small]\narchitecture = "transformer"\nlayers = 1\nwidth = 8\nheads = 2\nfeed_forward = 8\n'
+        'title = "dyck"\nlanguage = "dyck2"\nseeds = 2\n'
+        '[models.small]\narchitecture = "transformer"\nlayers = 1\nwidth = 8\nheads = 2\nfeed_forward = 8\n'
         "[training]\nsteps = 5\nprobe_every = 5\nbatch = 8\n[variants.normal]\n"
         'objective = "maximum_likelihood"\n[saturation]\ndraws = 20\n'
         "[evaluators.rule_extrapolation]\nprompt_length = 3\nmax_new_tokens = 8\nsamples = 10\n"

@@ -10,17 +10,21 @@ import pandas as pd
 from scipy.stats import chi2
 
 from lmtest.claims import statistics as st
-from lmtest.claims.schema import Claim, Difference, Heterogeneity, Order, Threshold
+from lmtest.claims.schema import Claim, Difference, Heterogeneity, Order, Threshold, resolve
 
 MOST_SEEDS = 64
 """Where the search for the seeds that a claim needs ends."""
 
 
-def attainability(claims: Sequence[Claim], n_seeds: int, prompts: Mapping[str, int] | None = None) -> pd.DataFrame:
+Prompts = Mapping[str, Mapping[str, int]]
+"""How many prompts there are, by language and prompt set."""
+
+
+def attainability(claims: Sequence[Claim], n_seeds: int, prompts: Prompts | None = None) -> pd.DataFrame:
     """One row a claim: `claim kind smallest_p attainable needed_seeds`, for `n_seeds` seeds of each variant.
 
     `smallest_p` is raw; `attainable`: whether Holm's p value is ≤ 0.05 when every claim of the study has its smallest.
-    `prompts`: how many there are in each prompt set (default: as many as it takes). `needed_seeds`: the fewest for which
+    `prompts`: how many there are (default: as many as it takes). `needed_seeds`: the fewest for which
     this claim is attainable among these claims, missing where 64 are too few.
     """
     needed: list[int | None] = [None] * len(claims)
@@ -40,7 +44,7 @@ def attainability(claims: Sequence[Claim], n_seeds: int, prompts: Mapping[str, i
     )
 
 
-def smallest_p(claim: Claim, n_seeds: int, prompts: Mapping[str, int] | None = None) -> float:
+def smallest_p(claim: Claim, n_seeds: int, prompts: Prompts | None = None) -> float:
     """The smallest raw p value that the claim's test can give with `n_seeds` seeds of each variant."""
     match claim:
         case Order():
@@ -51,10 +55,11 @@ def smallest_p(claim: Claim, n_seeds: int, prompts: Mapping[str, int] | None = N
             return st.smallest_positive(n_seeds)
         case Heterogeneity() if n_seeds >= 2 and prompts is not None:
             # Cochran's Q is largest where every prompt tells the same seeds apart: prompts · (seeds − 1).
-            return float(chi2.sf(prompts.get(str(claim.prompt_set), 0) * (n_seeds - 1), n_seeds - 1))
+            sets = prompts[resolve(claim, "language", claim.language, prompts)]
+            return float(chi2.sf(sets.get(str(claim.prompt_set), 0) * (n_seeds - 1), n_seeds - 1))
         case _:
             return 0.0 if n_seeds >= 2 else 1.0
 
 
-def _attainable(claims: Sequence[Claim], n_seeds: int, prompts: Mapping[str, int] | None) -> npt.NDArray[np.bool_]:
+def _attainable(claims: Sequence[Claim], n_seeds: int, prompts: Prompts | None) -> npt.NDArray[np.bool_]:
     return st.holm([smallest_p(claim, n_seeds, prompts) for claim in claims]) <= st.ALPHA

@@ -174,12 +174,15 @@ def resolve(claim: Claim, what: str, named: str | None, known: Collection[str]) 
     return next(iter(known))
 
 
-class Evaluated(NamedTuple):
-    """What the evaluators of one language can be asked for; "kl" is always known."""
+Measured = tuple[str, str, str]
+"""A measure, a prompt set, a decoding."""
 
-    measures: Collection[str]
-    prompt_sets: Collection[str]
-    decodings: Collection[str]
+
+class Evaluated(NamedTuple):
+    """What the evaluators of one language give a value for, and an outcome for each prompt; "kl" is always known."""
+
+    values: Collection[Measured]
+    outcomes: Collection[Measured]
 
 
 def check_claims(
@@ -199,12 +202,31 @@ def check_claims(
         for group in claim.groups:
             resolve(claim, "model", group.model, models)
             resolve(claim, "variant", group.variant, variants)
-        if claim.measure == KL:
-            continue
-        for what, found, known in (
-            ("measure", claim.measure, {*evaluated[language].measures, KL}),
-            ("prompt_set", str(claim.prompt_set), evaluated[language].prompt_sets),
-            ("decoding", claim.decoding, evaluated[language].decodings),
-        ):
-            if found not in known:
-                raise UsageError(f"claim {claim.id!r}: unknown {what} {found!r}; {nearest(found, known)}")
+        if claim.measure != KL:
+            _check_measured(claim, evaluated[language])
+
+
+def _check_measured(claim: Claim, evaluated: Evaluated) -> None:
+    asked = (claim.measure, str(claim.prompt_set), claim.decoding)
+    for what, found, known in zip(
+        ("measure", "prompt_set", "decoding"), asked, zip(*evaluated.values, strict=True), strict=True
+    ):
+        if found not in (names := {*known, *([KL] if what == "measure" else [])}):
+            raise UsageError(f"claim {claim.id!r}: unknown {what} {found!r}; {nearest(found, names)}")
+    if asked not in evaluated.values:
+        sets = sorted({(prompts, how) for measure, prompts, how in evaluated.values if measure == claim.measure})
+        raise UsageError(
+            f"claim {claim.id!r}: {claim.measure} is not measured on {asked[1]} ({asked[2]}), only on "
+            + ", ".join(f"{prompts} ({how})" for prompts, how in sets)
+        )
+    if isinstance(claim, Heterogeneity) and asked not in evaluated.outcomes:
+        raise UsageError(
+            f"claim {claim.id!r}: heterogeneity needs an outcome per prompt, which {claim.measure} on {asked[1]} "
+            f"({asked[2]}) has none of; choose among measures "
+            f"{', '.join(sorted({m for m, _, _ in evaluated.outcomes}))} and prompt sets "
+            f"{', '.join(sorted({s for _, s, _ in evaluated.outcomes}))}"
+        )
+    if isinstance(claim, Threshold) and claim.baseline == "language" and asked[1].startswith("ood"):
+        raise UsageError(
+            f"claim {claim.id!r}: the language has no law on {asked[1]} prompts; take rule_keeper as the baseline"
+        )

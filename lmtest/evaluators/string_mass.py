@@ -68,7 +68,7 @@ class StringMass:
                 f"string_mass: {n_symbols}^{length} strings of {length} symbols are more than {MAX_PREFIXES}: "
                 "lower max_length"
             )
-        if len(self.measures) < 2 ** len(self.rules) + 2:
+        if len(self.measures) < 2 ** len(self.rules) + 3:
             raise UsageError(f"string_mass: the rules {', '.join(self.rules)} make measures of one name: rename a rule")
 
     @cached_property
@@ -78,7 +78,8 @@ class StringMass:
 
     @property
     def measures(self) -> list[str]:
-        """A class of strings for every set of rules that hold (and no other), then all strings, then the language's."""
+        """A class of non-empty strings for every set of rules that hold (and no other), then all of them, then the
+        language's; and the empty string, alone."""
         return list(self._members)
 
     def snapshot_steps(self, steps: int) -> list[int]:
@@ -121,19 +122,23 @@ class StringMass:
 
     @property
     def _n_labels(self) -> int:
-        return 2 << len(self.rules)
+        return (2 << len(self.rules)) + 1
 
     @cached_property
     def _members(self) -> dict[str, np.ndarray]:
-        """Measure → bool [labels]. Bit i of a string's label is its i-th rule, the last bit the language."""
+        """Measure → bool [labels]. Bit i of a string's label is its i-th rule, the last bit the language.
+
+        The empty string has the last label to itself: it keeps most rules by saying nothing, and would swamp their classes.
+        """
         n = len(self.rules)
         label = np.arange(self._n_labels)
+        said = label < 2 << n
         members = {}
         for size in range(n, -1, -1):
             for kept in itertools.combinations(range(n), size):
                 name = "_".join(self.rules[i] for i in kept) or "none"
-                members[f"mass_{name}"] = label % 2**n == sum(2**i for i in kept)
-        return members | {"mass": label >= 0, "mass_grammatical": label >= 2**n}
+                members[f"mass_{name}"] = said & (label % 2**n == sum(2**i for i in kept))
+        return members | {"mass": said, "mass_grammatical": said & (label >= 2**n), "mass_empty": ~said}
 
     @cached_property
     def _labels(self) -> list[Tensor]:
@@ -145,6 +150,7 @@ class StringMass:
                 level += 2**i * held
         for length, places, log_probs in enumerate_strings(self.language, self.language.vocabulary, longest):
             labels[length][places] += 2 ** len(self.rules) * (log_probs[0] > -torch.inf)
+        labels[0][:] = self._n_labels - 1
         return labels
 
 

@@ -17,6 +17,9 @@ from lmtest.languages.laws import FiniteLaw
 from lmtest.languages.listing import list_by_length
 from lmtest.languages.ngrams import first_context
 
+MOST_SYMBOLS = 1000
+"""Longer strings leave float64 and patience behind."""
+
 
 class Brackets(Language):
     """K kinds of brackets, ids 2i for the open and 2i + 1 for the close of kind i, and a drawn even target length n.
@@ -53,6 +56,8 @@ class Brackets(Language):
             )
         self.target = target.at_most(max_length)
         targets = [n for n in range(self.target.low, self.target.high + 1) if self.target.log_pmf(n) > -math.inf]
+        if targets[-1] > MOST_SYMBOLS:
+            raise UsageError(f"expected targets of at most {MOST_SYMBOLS}, found {targets[-1]}: lower its high")
         if odd := [n for n in targets if n % 2 or n < 2]:
             raise UsageError(f"expected targets that are even and at least 2, found {odd[0]}: write low = 2, step = 2")
         self._pairs = targets[-1] // 2  # the most opens that a string can have

@@ -12,6 +12,9 @@ from pydantic import Field, model_validator
 from lmtest.errors import UsageError
 from lmtest.validation import Table
 
+MOST_VALUES = 1_000_000
+"""Of a uniform law: it is written out."""
+
 
 @dataclass(frozen=True)
 class FiniteLaw:
@@ -85,7 +88,7 @@ class UniformTable(Table):
 
     law: Literal["uniform"]
     low: int = Field(1, ge=0)
-    high: int
+    high: int = Field(le=MOST_VALUES)
     step: int = Field(1, ge=1)
 
     @model_validator(mode="after")

@@ -93,11 +93,11 @@ def compile_prompts(declared: Sequence[tuple[str, int, float]], symbols: tuple[s
         try:
             dfa = compile_regex(regex, symbols)
         except UsageError as error:
-            raise UsageError(f"prompts, number {number}: {error}") from None
+            raise UsageError(f"prompts.{number - 1}: {error}") from None
         count = int(_ways(dfa, length)[length][0])
         if count == 0:
             raise UsageError(
-                f"prompts, number {number}: no string of {length} symbols matches {regex!r}; correct the regex or the length"
+                f"prompts.{number - 1}: no string of {length} symbols matches {regex!r}; correct the regex or the length"
             )
         total += count
         if total > MAX_PROMPTS:

@@ -54,7 +54,7 @@ class GlaConfig(Table):
             )
         return self
 
-    def check(self, longest: int) -> None:
+    def check(self, longest: float) -> None:
         """No string is too long."""
 
     def build(self, vocabulary: Vocabulary, seeds: Sequence[int], device: str = "cpu") -> GatedLinearAttention:

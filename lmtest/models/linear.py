@@ -17,7 +17,7 @@ from torch import Tensor
 from lmtest.errors import UsageError
 from lmtest.languages.vocabulary import Vocabulary
 from lmtest.models.layers import embed, per_seed
-from lmtest.models.stack import Dropout, Shape, StackedModel, Tree
+from lmtest.models.stack import Dropout, Shape, StackedModel, Tree, check_context
 from lmtest.validation import Table
 
 BLOCK = 16
@@ -33,13 +33,9 @@ class LinearConfig(Table):
     context: int = Field(257, ge=2)
     """Positions, BOS included."""
 
-    def check(self, longest: int) -> None:
+    def check(self, longest: float) -> None:
         """Raises UsageError where strings of `longest` symbols do not fit the context."""
-        if longest >= self.context:
-            raise UsageError(
-                f"strings (and prompts with their completions) of up to {longest} symbols do not fit a context of "
-                f"{self.context} positions (BOS included); raise `context`, or shorten the completions"
-            )
+        check_context(longest, self.context)
 
     def build(self, vocabulary: Vocabulary, seeds: Sequence[int], device: str = "cpu") -> LinearMap:
         return LinearMap(self, vocabulary, seeds, device)

@@ -33,7 +33,7 @@ class LstmConfig(Table):
     dropout: float = Field(0.0, ge=0, lt=1)
     """On the outputs of every layer but the last."""
 
-    def check(self, longest: int) -> None:
+    def check(self, longest: float) -> None:
         """Strings of any length will do."""
 
     def build(self, vocabulary: Vocabulary, seeds: Sequence[int], device: str = "cpu") -> Lstm:

@@ -55,7 +55,7 @@ class MambaConfig(Table):
         """Of the map from a token to its step sizes Δ."""
         return math.ceil(self.width / 16)
 
-    def check(self, longest: int) -> None:
+    def check(self, longest: float) -> None:
         """No string is too long."""
 
     def build(self, vocabulary: Vocabulary, seeds: Sequence[int], device: str = "cpu") -> Mamba:

@@ -126,6 +126,16 @@ class StackedModel(ABC):
                 self.parameters[name].copy_(value)
 
 
+def check_context(longest: float, context: int) -> None:
+    """Raises UsageError where strings of `longest` symbols (infinite: of any length) do not fit so many positions."""
+    if longest >= context:
+        length = f"up to {longest:.0f} symbols" if math.isfinite(longest) else "any length"
+        raise UsageError(
+            f"strings (and prompts with their completions) of {length} do not fit a context of {context} positions "
+            "(BOS included); raise `context`, shorten the completions, or set max_length in the language file"
+        )
+
+
 def _initial(shape: Shape, generator: torch.Generator) -> Tensor:
     if shape.start == "normal":
         return torch.empty(shape.size).normal_(0.0, shape.scale, generator=generator)

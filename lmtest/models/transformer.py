@@ -20,7 +20,7 @@ from lmtest.errors import UsageError
 from lmtest.languages.vocabulary import Vocabulary
 from lmtest.models.layers import embed, layer_norm, linear, linear_shapes, norm_shapes, per_seed, string_positions
 from lmtest.models.positions import alibi, causal, rotate, same_string, sinusoids
-from lmtest.models.stack import Dropout, Shape, StackedModel, Tree, drop
+from lmtest.models.stack import Dropout, Shape, StackedModel, Tree, check_context, drop
 from lmtest.validation import Table
 
 
@@ -47,13 +47,10 @@ class TransformerConfig(Table):
             raise ValueError(f"rotary positions need an even head size, found {self.width // self.heads}")
         return self
 
-    def check(self, longest: int) -> None:
+    def check(self, longest: float) -> None:
         """Raises UsageError where strings of `longest` symbols do not fit the context."""
-        if self.positions == "learned" and longest >= self.context:
-            raise UsageError(
-                f"strings (and prompts with their completions) of up to {longest} symbols do not fit a context of "
-                f"{self.context} positions (BOS included); raise `context`, or shorten the completions"
-            )
+        if self.positions == "learned":
+            check_context(longest, self.context)
 
     def build(self, vocabulary: Vocabulary, seeds: Sequence[int], device: str = "cpu") -> Transformer:
         return Transformer(self, vocabulary, seeds, device)

@@ -76,7 +76,7 @@ class XlstmConfig(Table):
         """Hidden channels behind an sLSTM: 4/3 of the width, rounded up."""
         return math.ceil(4 * self.width / 3)
 
-    def check(self, longest: int) -> None:
+    def check(self, longest: float) -> None:
         """No string is too long."""
 
     def build(self, vocabulary: Vocabulary, seeds: Sequence[int], device: str = "cpu") -> Xlstm:

@@ -70,6 +70,16 @@ def test_few_prompts_cannot_tell_few_seeds_apart() -> None:
         }
     )
     # Two seeds that differ on each of three prompts in the same way: Q = 3 at one degree of freedom.
-    assert smallest_p(claim, 2, {"ood": 3}) == pytest.approx(0.0833, abs=1e-3)
-    assert not attainability([claim], 2, {"ood": 3})["attainable"].all()
-    assert attainability([claim], 2, {"ood": 100})["attainable"].all()
+    assert smallest_p(claim, 2, {"anbn": {"ood": 3}}) == pytest.approx(0.0833, abs=1e-3)
+    assert not attainability([claim], 2, {"anbn": {"ood": 3}})["attainable"].all()
+    assert attainability([claim], 2, {"anbn": {"ood": 100}})["attainable"].all()
+
+
+def test_prompts_are_counted_in_the_language_of_the_claim() -> None:
+    claim: Claim = TypeAdapter(Claim).validate_python(
+        {"kind": "heterogeneity", "id": "h", "statement": "…", "language": "long", "variant": "normal", "measure": "R1"}
+        | {"prompt_set": "ood"}
+    )
+    prompts = {"short": {"ood": 3}, "long": {"ood": 100}}
+    assert attainability([claim], 2, prompts)["attainable"].all()
+    assert not attainability([claim.model_copy(update={"language": "short"})], 2, prompts)["attainable"].all()

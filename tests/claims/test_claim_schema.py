@@ -61,7 +61,7 @@ measure = "R1"
 prompt_set = "ood"
 """
 
-ANBN = {"anbn": Evaluated(["R1"], ["ood"], ["greedy"])}
+ANBN = {"anbn": Evaluated([("R1", "ood", "greedy")], [("R1", "ood", "greedy")])}
 
 
 def claim(**keys: Any) -> Claim:
@@ -147,6 +147,30 @@ def test_a_claim_compares_models_in_one_variant_and_names_its_language() -> None
         wrong = claim(**({"kind": "order", "models": ["mamba", "lstm"], "language": "dyck"} | keys))
         with pytest.raises(UsageError, match=message):
             check_claims([wrong], ["lstm", "mamba"], ["normal"], known)
+
+
+def test_what_is_never_measured_together_is_refused_before_a_run() -> None:
+    values = [
+        ("R1", "ood", "greedy"),
+        ("R1_finished", "ood", "greedy"),
+        ("R1", "id", "greedy"),
+        ("mass", "strings", "exact"),
+    ]
+    known = {"anbn": Evaluated(values, [("R1", "ood", "greedy")])}
+    on = {"kind": "heterogeneity", "variant": "normal"}
+    check_claims([claim(**on)], ["lstm"], ["normal"], known)
+    for keys, message in (
+        ({"decoding": "exact"}, r"R1 is not measured on ood \(exact\), only on id \(greedy\), ood \(greedy\)"),
+        ({"prompt_set": "strings"}, "not measured on strings"),
+        ({"measure": "R1_finished"} | on, "R1_finished on ood .greedy. has none of"),
+        ({"prompt_set": "id"} | on, "heterogeneity needs an outcome per prompt"),
+        ({"kind": "threshold", "variants": ["normal"], "baseline": "language"}, "take rule_keeper"),
+    ):
+        wrong = claim(
+            **({"kind": "threshold", "variants": ["normal"], "bound": 0.5} | keys if "kind" not in keys else keys)
+        )
+        with pytest.raises(UsageError, match=message):
+            check_claims([wrong], ["lstm"], ["normal"], known)
 
 
 def test_known_names_pass_and_repeated_ids_do_not() -> None:

@@ -54,7 +54,8 @@ def brute_force(language: Language, model: Any, max_length: int, rules: tuple[st
         p = np.nan_to_num(string_probability(model, language, row))  # the language has no law behind a dead prefix
         kept = [name for name in rules if language.rules[name].accepts(language.rules[name].run(row))]
         grammatical = bool(language.log_prob_ids([row]) > -math.inf)
-        for name in ("_".join(["mass", *(kept or ["none"])]), "mass", *["mass_grammatical"] * grammatical):
+        said = ("_".join(["mass", *(kept or ["none"])]), "mass", *["mass_grammatical"] * grammatical)
+        for name in said if row else ("mass_empty",):
             found[name] = found.get(name, np.zeros(len(p))) + p
     return found
 
@@ -73,16 +74,17 @@ def test_masses_are_those_of_all_strings_one_by_one(name: str, rules: tuple[str,
 
 
 def test_measures_name_the_rules_that_hold() -> None:
-    assert evaluator(explicit_anbn(4)).measures == [*CLASSES, "mass", "mass_grammatical"]
+    assert evaluator(explicit_anbn(4)).measures == [*CLASSES, "mass", "mass_grammatical", "mass_empty"]
     assert evaluator(explicit_anbn(4), rules=("R2", "R9")).measures == [
         "mass_R2",
         "mass_none",
         "mass",
         "mass_grammatical",
+        "mass_empty",
     ]
     three = evaluator(MIXED, rules=("few", "ab", "starts", "few")).measures
     assert three[:4] == ["mass_few_ab_starts", "mass_few_ab", "mass_few_starts", "mass_ab_starts"]
-    assert three[4:] == ["mass_few", "mass_ab", "mass_starts", "mass_none", "mass", "mass_grammatical"]
+    assert three[4:] == ["mass_few", "mass_ab", "mass_starts", "mass_none", "mass", "mass_grammatical", "mass_empty"]
 
 
 @pytest.mark.parametrize("name", ["anbn_small", "dyck2", "anbn_geometric"])
@@ -92,9 +94,10 @@ def test_the_language_puts_all_its_short_mass_on_what_is_grammatical(name: str) 
         language.rules = compile_rules({"R1": {"regex": "(..)*"}, "R2": {"max_length": 64}}, language.symbols)
     longest = 4 if name == "dyck2" else 6
     found = values(evaluator(language, longest).rows(language, (0,)))
-    strings = all_rows(len(language.symbols), longest)
+    strings = [row for row in all_rows(len(language.symbols), longest) if row]
     exact = float(language.log_prob_ids(strings).exp().sum())
     assert 0 < exact < 1
+    assert found.pop("mass_empty") == pytest.approx(float(language.log_prob_ids([()]).exp()), abs=1e-12)
     for measure in ("mass", "mass_grammatical", "mass_R1_R2"):
         assert found.pop(measure) == pytest.approx(exact, abs=1e-12)
     assert set(found.values()) == {0.0}
@@ -105,23 +108,25 @@ def test_the_uniform_law_has_its_closed_form_and_is_its_own_chance() -> None:
     rows = evaluator(language).rows(Uniform(language.vocabulary), (0,))
     found = values(rows)
     assert found == pytest.approx(values(rows, column="chance"), abs=1e-12)
-    assert found["mass"] == pytest.approx(1 - (2 / 3) ** 9, abs=1e-12)
+    assert found["mass"] == pytest.approx(2 / 3 - (2 / 3) ** 9, abs=1e-12)
+    assert found["mass_empty"] == pytest.approx(1 / 3, abs=1e-12)
     assert found["mass_grammatical"] == pytest.approx(sum(3.0 ** -(2 * n + 1) for n in range(1, 5)), abs=1e-12)
-    assert found["mass_R1_R2"] == pytest.approx(sum(3.0 ** -(2 * n + 1) for n in range(5)), abs=1e-12)
-    balanced = sum(math.comb(2 * n, n) * 3.0 ** -(2 * n + 1) for n in range(5))
+    assert found["mass_R1_R2"] == pytest.approx(found["mass_grammatical"], abs=1e-12)
+    balanced = sum(math.comb(2 * n, n) * 3.0 ** -(2 * n + 1) for n in range(1, 5))
     assert found["mass_R1_R2"] + found["mass_R1"] == pytest.approx(balanced, abs=1e-12)
     counts = values(rows, column="count")
-    assert counts["mass"] == 2**9 - 1
+    assert counts["mass"] == 2**9 - 2
+    assert counts["mass_empty"] == 1
     assert counts["mass_grammatical"] == 4
-    assert counts["mass_R1_R2"] == 5
-    assert counts["mass_R2"] == sum(n + 1 for n in range(9)) - 5
+    assert counts["mass_R1_R2"] == 4
+    assert counts["mass_R2"] == sum(n + 1 for n in range(1, 9)) - 4
 
 
 def test_stopping_at_once_is_all_on_the_empty_string() -> None:
     language = load_language("anbn_small")
     found = values(evaluator(language).rows(StopAtOnce(language.vocabulary), (0,)))
-    assert {name for name, value in found.items() if value} == {"mass", "mass_R1_R2"}  # the empty string keeps both
-    assert found["mass"] == 1.0
+    assert {name for name, value in found.items() if value} == {"mass_empty"}
+    assert found["mass_empty"] == 1.0
 
 
 @pytest.mark.parametrize("chunk", [1, 30, 2048])
@@ -135,7 +140,7 @@ def test_cached_is_recomputed_in_whatever_chunks(monkeypatch: pytest.MonkeyPatch
     laws = model.next_log_probs(tokens)
     masses = torch.zeros(3, dtype=torch.float64)
     for i, row in enumerate(strings):
-        masses += laws[:, i, range(len(row) + 1), [*row, language.vocabulary.eos]].sum(-1).exp()
+        masses += (len(row) > 0) * laws[:, i, range(len(row) + 1), [*row, language.vocabulary.eos]].sum(-1).exp()
     for i, seed in enumerate(model.seeds):
         found = values(rows, seed)
         assert found["mass"] == pytest.approx(float(masses[i]), abs=1e-6)
@@ -173,8 +178,8 @@ def test_every_string_is_labelled_as_its_rules_say() -> None:
 def test_the_strings_of_four_symbols_are_counted() -> None:
     language = ExplicitLanguage("abcd", {"abcd": 1.0}, {"R1": {"regex": "(..)*"}, "R2": {"count": "a == 0"}})
     counts = values(evaluator(language).rows(StopAtOnce(language.vocabulary), (0,)), column="count")
-    assert counts["mass"] == (4**9 - 1) // 3
-    assert counts["mass_R1_R2"] == sum(9**n for n in range(5))
+    assert counts["mass"] == (4**9 - 1) // 3 - 1
+    assert counts["mass_R1_R2"] == sum(9**n for n in range(1, 5))
     assert counts["mass_R2"] == sum(3**n for n in (1, 3, 5, 7))
     assert counts["mass_R1"] == sum(16**n - 9**n for n in range(5))
     assert counts["mass_grammatical"] == 1
@@ -217,5 +222,6 @@ def test_alphabets_of_at_most_one_symbol_will_do(symbols: str) -> None:
     language = ExplicitLanguage(symbols, {symbols: 1.0}, {"R": {"max_length": 2}})
     found = values(evaluator(language, 4, ("R",)).rows(Uniform(language.vocabulary), (0,)))
     lengths = range(5 if symbols else 1)
-    assert found["mass"] == pytest.approx(sum((len(symbols) + 1.0) ** -(n + 1) for n in lengths))
-    assert found["mass_grammatical"] == (0.25 if symbols else 1.0)
+    whole = found["mass"] + found["mass_empty"]
+    assert whole == pytest.approx(sum((len(symbols) + 1.0) ** -(n + 1) for n in lengths))
+    assert found["mass_grammatical"] == (0.25 if symbols else 0.0)

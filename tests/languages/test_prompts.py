@@ -196,9 +196,9 @@ def test_a_language_file_declares_its_prompts(keys: dict[str, object]) -> None:
     [
         (
             [{"regex": "a", "length": 1}, {"regex": "a(", "length": 8}],
-            r"language\.toml: prompts, number 2: .*unbalanced",
+            r"language\.toml: prompts.1: .*unbalanced",
         ),
-        ([{"regex": "ac", "length": 2}], r"language\.toml: prompts, number 1: .*unknown symbol 'c'"),
+        ([{"regex": "ac", "length": 2}], r"language\.toml: prompts.0: .*unknown symbol 'c'"),
         ([{"regex": "a{3}", "length": 2}], r"no string of 2 symbols matches 'a\{3\}'"),
         ([{"regex": ".*", "length": 20}], "expected at most 1000000"),
         ([{"regex": ".*", "length": 19}, {"regex": "a.*", "length": 20}], "expected at most 1000000"),
