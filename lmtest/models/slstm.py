@@ -4,7 +4,8 @@ cannot be unrolled into matrix products, because its gates read the last hidden 
 With z = tanh(z̃), o = σ(õ), i = exp(ĩ), f = σ(f̃) the paper has c_t = f c_{t−1} + i z, n_t = f n_{t−1} + i, h_t = o c_t / n_t,
 and keeps exp from overflowing by a running maximum m. Here the state is r = c / n and ℓ = log n instead, which is the
 same h without any m: r_t = r_{t−1} + w (z − r_{t−1}) and ℓ_t = log(exp(u) + exp(ĩ)) with u = log f + ℓ_{t−1} and
-w = i / n_t = σ(ĩ − u). Before a string ℓ = −∞, so its first w is 1.
+w = i / n_t = σ(ĩ − u). Before a string ℓ = −∞, so its first w is 1. A constant on ĩ cancels: the input gate's bias is a
+parameter that the loss cannot feel.
 
 Shapes: T positions, G = seeds × heads, B rows, K channels a head; gates stand in the order ĩ, f̃, z̃, õ.
 """

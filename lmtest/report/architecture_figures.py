@@ -137,7 +137,7 @@ def string_mass(run: RunTables) -> Figure | None:
     Means over seeds; short bars at the right edge are the language's own masses.
     """
     rows = select(run.trajectory, evaluator="string_mass", prompt_set="strings")
-    rows = rows[~rows["measure"].isin(["mass", "mass_grammatical"])]
+    rows = rows[~rows["measure"].isin(["mass", "mass_grammatical", "mass_empty"])]
     if rows.empty:
         return None
     views = [view for view in map(run.of, run.languages) if (rows["language"] == view.languages[0]).any()]

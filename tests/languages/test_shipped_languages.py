@@ -114,3 +114,12 @@ def test_counted_languages_are_uniform(name: str, high: int) -> None:
     assert (entropy.exact, entropy.half_width) == (True, 0)
     assert entropy.value == pytest.approx(math.log(high), rel=1e-12)
     assert language.mean_length() == pytest.approx(high + 1, rel=1e-12)
+
+
+def test_no_string_is_longer_than_the_longest(language) -> None:
+    support = language.support()
+    if support is not None:
+        assert language.longest == max(map(len, support.rows))
+    elif language.max_length is None and language.name in ("anbn_geometric", "palindromes"):
+        assert language.longest == math.inf
+    assert max(map(len, language.sample(200, seed=1))) <= language.longest
