@@ -27,8 +27,8 @@ def uniform_chance(
     "finish_rate": EOS comes within `max_new_tokens` new tokens, itself counted. For each rule NAME (all, or those in
     `rules`): "NAME", finished and prompt with completion satisfies the rule; "NAME_completion", finished and the
     completion alone does (NaN where that takes more than MAX_STATES rule states). "grammatical": finished and in the
-    language; NaN where the language cannot be listed, unless the prompt is out of distribution, where it is 0. Raises
-    UsageError on no new tokens.
+    language; NaN where its strings can neither be listed nor counted, unless the prompt is out of distribution, where it
+    is 0. Raises UsageError on no new tokens.
     """
     if max_new_tokens < 1:
         raise UsageError(f"expected at least 1 new token, found {max_new_tokens}")
@@ -83,14 +83,9 @@ def _rule_chance(rule: Rule, starts: Iterable[Hashable], n_symbols: int, max_new
 
 def _grammatical_chance(language: Language, rows: Sequence[Sequence[int]], max_new_tokens: int) -> np.ndarray:
     """[N]: each string that starts with the prompt and is short enough is drawn with V to minus its new tokens."""
-    support = language.support()
-    if support is None:
+    counts = language.count_completions([tuple(row) for row in rows], max_new_tokens - 1)
+    if counts is None:
         dead = np.isneginf(language.prefix_log_prob_ids(rows).numpy())
         return np.where(dead, 0.0, math.nan)
-    mass = {tuple(row): 0.0 for row in rows}
-    for length in {len(row) for row in mass}:
-        for string in support.rows:
-            new_tokens = len(string) - length + 1
-            if 1 <= new_tokens <= max_new_tokens and string[:length] in mass:
-                mass[string[:length]] += (len(language.symbols) + 1.0) ** -new_tokens
-    return np.array([mass[tuple(row)] for row in rows], dtype=float)
+    n_outputs = len(language.symbols) + 1.0
+    return np.asarray(counts @ n_outputs ** -np.arange(1.0, max_new_tokens + 1))

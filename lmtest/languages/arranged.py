@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -148,6 +149,20 @@ class Arranged(Language):
 
     def list_support(self) -> Support | None:
         return list_by_length(self)
+
+    def count_completions(self, rows: Sequence[Row], most: int) -> np.ndarray:
+        fixed, (pairs, _) = len(self._start), self._pairs
+        alive = (self.prefix_log_prob_ids(rows) > -math.inf).tolist()
+        counts = np.zeros((len(rows), most + 1))
+        for row, living, found in zip(rows, alive, counts, strict=True):
+            t, u = max(len(row) - fixed, 0), tuple(row[fixed:]).count(COUNTED)
+            symbols, counted = (pairs - [t, u]).T  # still to come
+            more = symbols + t + fixed - len(row)
+            fits = (counted >= 0) & (symbols >= counted) & (more <= most) & living
+            if u and not self._shuffled:
+                fits &= symbols == counted  # behind a counted symbol only more of them come
+            np.add.at(found, more[fits], self._ways[symbols[fits], counted[fits]])
+        return counts
 
     def exact_entropy(self) -> float:
         # A string shows its length and its count, so H(string) = H(length, count) + E ln(number of arrangements).

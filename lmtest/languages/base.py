@@ -125,6 +125,21 @@ class Language(ABC):
         support = self._support
         return support if support is not None and len(support.rows) <= limit else None
 
+    def count_completions(self, rows: Sequence[Row], most: int) -> np.ndarray | None:
+        """Prefixes as rows of symbol ids → how many strings go on by exactly r symbols, float64 [N, most + 1].
+
+        None where the language has too many strings to list, and no better way to count them.
+        """
+        if (support := self.support()) is None:
+            return None
+        counts = {tuple(row): np.zeros(most + 1) for row in rows}
+        for length in {len(row) for row in counts}:
+            for string in support.rows:
+                more = len(string) - length
+                if 0 <= more <= most and string[:length] in counts:
+                    counts[string[:length]][more] += 1
+        return np.array([counts[tuple(row)] for row in rows]).reshape(len(rows), most + 1)
+
     def exact_entropy(self) -> float | None:
         """Nats per string in closed form, or None where the language has none."""
         support = self.support()

@@ -142,3 +142,31 @@ def _shortened(box: Box, axis: int) -> Box:
 def _behind(axis: int) -> Box:
     """All but the first place on an axis."""
     return (slice(None),) * axis + (slice(1, None),)
+
+
+def nested_completions(kinds: int, most: int) -> np.ndarray:
+    """Ways to go on from a depth by exactly r symbols to the first return to depth 0: [most + 1, most + 2] (r, depth)."""
+    ways = np.zeros((most + 1, most + 2))
+    ways[0, 0] = 1.0
+    for r in range(1, most + 1):
+        ways[r, 1:] = ways[r - 1, :-1]
+        ways[r, 1:-1] += kinds * ways[r - 1, 2:]
+    return ways
+
+
+def shuffled_completions(kinds: int, most: int, deepest: int) -> np.ndarray | None:
+    """Ways to go on from depths of up to `deepest` by exactly r symbols to all depths 0: [most + 1, D, …] (r, depths).
+
+    None if too large.
+    """
+    size = max((most + deepest) // 2, deepest) + 2  # whoever climbs higher does not come down in time
+    if (most + 1) * size**kinds > 2 * MOST_DEPTHS:
+        return None
+    ways = np.zeros((most + 1, *(size,) * kinds))
+    ways[(0,) * (kinds + 1)] = 1.0
+    for r in range(1, most + 1):
+        for axis in range(kinds):
+            before, now = np.moveaxis(ways[r - 1], axis, 0), np.moveaxis(ways[r], axis, 0)
+            now[:-1] += before[1:]  # an open
+            now[1:] += before[:-1]  # a close
+    return ways

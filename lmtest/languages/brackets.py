@@ -12,7 +12,13 @@ from torch.nn.functional import pad
 from lmtest.errors import UsageError
 from lmtest.languages.base import Language, Row, Support
 from lmtest.languages.bracket_rules import Pair, open_kinds
-from lmtest.languages.bracket_sums import nested_classes, ngram_tally, shuffled_entropy
+from lmtest.languages.bracket_sums import (
+    nested_classes,
+    nested_completions,
+    ngram_tally,
+    shuffled_completions,
+    shuffled_entropy,
+)
 from lmtest.languages.laws import FiniteLaw
 from lmtest.languages.listing import list_by_length
 from lmtest.languages.ngrams import first_context
@@ -151,6 +157,30 @@ class Brackets(Language):
 
     def list_support(self) -> Support | None:
         return list_by_length(self)
+
+    def count_completions(self, rows: Sequence[Row], most: int) -> np.ndarray | None:
+        alive = (self.prefix_log_prob_ids(rows) > -math.inf).tolist()
+        depths = [[sum(1 - 2 * (s % 2) for s in row if s // 2 == kind) for kind in range(self.kinds)] for row in rows]
+        deepest = max((sum(depth) for depth, living in zip(depths, alive, strict=True) if living), default=0)
+        if self.nested:
+            ways: np.ndarray | None = nested_completions(self.kinds, most + deepest)
+        else:
+            ways = shuffled_completions(self.kinds, most, deepest)
+        if ways is None:
+            return super().count_completions(rows, most)
+        can_end = np.append(self._exactly > 0, np.zeros(most + 1, dtype=bool)).repeat(2)
+        can_end[1::2] = False  # by length; odd ones never
+        counts = np.zeros((len(rows), most + 1))
+        for row, depth, living, found in zip(rows, depths, alive, counts, strict=True):
+            if living and not self.nested:
+                found[:] = np.where(
+                    can_end[len(row) : len(row) + most + 1], np.moveaxis(ways, 0, -1)[tuple(depth)][: most + 1], 0.0
+                )
+            elif living:
+                # Any length up to the highest target; nothing has been opened yet before the first symbol.
+                found[:] = ways[: most + 1, sum(depth)] if row else self.kinds * np.append(0.0, ways[:most, 1])
+                found[max(0, 2 * self._pairs - len(row) + 1) :] = 0.0
+        return counts
 
     def exact_entropy(self) -> float | None:
         if self.nested:

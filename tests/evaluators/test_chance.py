@@ -9,9 +9,9 @@ from explicit_language import ExplicitLanguage, all_rows, explicit_anbn
 from lmtest.errors import UsageError
 from lmtest.evaluators import chance
 from lmtest.evaluators.chance import uniform_chance
-from lmtest.languages import load_language
+from lmtest.languages import build_language, load_language
 from lmtest.languages.base import Language
-from lmtest.languages.prompts import empty_prompt, prompts_of_length
+from lmtest.languages.prompts import empty_prompt, prompts_of_length, published_prompts
 
 THREE = ExplicitLanguage(
     "abc",
@@ -131,3 +131,45 @@ def test_nested_brackets_have_the_chance_of_brute_force_and_need_few_states(prom
             kept += rule.accepts(rule.run((*row, *more))) * (n_symbols + 1.0) ** -(length + 1)
     assert uniform_chance(language, [row], new_tokens)["nested"][0] == pytest.approx(kept, rel=1e-12)
     assert np.isfinite(uniform_chance(language, [row], 300)["nested"][0])
+
+
+SMALL = ["ban_small", "bban_small", "abn_short", "brackets_nested_small", "brackets_shuffled_small", "three_kinds"]
+
+
+def countable(name: str) -> Language:
+    if name == "abn_short":
+        law = {"law": "uniform", "low": 2, "high": 8, "step": 2}
+        table = {"kind": "arranged", "title": "", "counted": "a", "filler": "b", "length": law, "count": "half"}
+        return build_language(name, table | {"arrangement": "sorted", "prefix": "ba"}, name)
+    if name == "three_kinds":
+        law = {"law": "weights", "low": 2, "weights": [0.5, 0.0, 0.0, 0.0, 0.5]}
+        table = {"kind": "brackets", "title": "", "pairs": ["()", "[]", "{}"], "target": law, "discipline": "shuffled"}
+        return build_language(name, table, name)
+    return load_language(name)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_completions_are_counted_as_they_are_listed(name: str) -> None:
+    language = countable(name)
+    support = language.support()
+    assert support is not None
+    prefixes = sorted({row[:t] for row in support.rows[::7] for t in range(len(row) + 1)})[::3]
+    prefixes += [(), (1,), (0, 0, 1), tuple(range(len(language.symbols))), support.rows[-1]]
+    for most in (0, 1, 4, 30):
+        counted = language.count_completions(prefixes, most)
+        np.testing.assert_array_equal(counted, Language.count_completions(language, prefixes, most))
+
+
+@pytest.mark.parametrize("name", ["ban", "brackets_nested", "brackets_shuffled"])
+def test_chance_of_a_grammatical_completion_is_exact_at_published_sizes(name: str) -> None:
+    language = load_language(name)
+    inside, outside = published_prompts(language)
+    chance = uniform_chance(language, [*inside.rows, *outside.rows], 300, rules=[])["grammatical"]
+    assert (chance[: len(inside.rows)] > 0).all()
+    assert (chance[len(inside.rows) :] == 0).all()
+    # The first steps by brute force: what is over by the fourth new token.
+    row, n = inside.rows[0], len(language.symbols)
+    few = uniform_chance(language, [row], 5, rules=[])["grammatical"][0]
+    longer = [(*row, *more) for r in range(5) for more in itertools.product(range(n), repeat=r)]
+    weights = (n + 1.0) ** -np.array([len(string) - len(row) + 1 for string in longer])
+    assert few == pytest.approx(float(weights @ (language.log_prob_ids(longer) > -np.inf).numpy()), rel=1e-12)
