@@ -30,7 +30,7 @@ from lmtest.report.marks import (
     spread,
 )
 from lmtest.report.rows import label
-from lmtest.report.tables import HEADLINE, REFERENCE, Key, RunTables, select
+from lmtest.report.tables import HEADLINE, HEADLINES, REFERENCE, Key, RunTables, select
 
 SMALLEST_MASS = 1e-4
 CLASSES = (KEPT, PALETTE[0], BROKEN, FAINT, *PALETTE[2:])
@@ -179,9 +179,9 @@ def string_mass(run: RunTables) -> Figure | None:
         if not several:
             ax.set_title(label(view, key), fontsize=10)
             continue
-        name = ax.text(0, 1.04, label(view, key), transform=ax.transAxes, va="bottom", fontsize=8.5)
+        name = ax.text(0, 1.04, _in_two_lines(label(view, key)), transform=ax.transAxes, va="bottom", fontsize=8)
         name.set_in_layout(False)  # a long name must not make its panel narrow: the title keeps room for it
-        ax.set_title(view.languages[0] if key == view.trained[0] else " ", fontsize=9.5, pad=16)
+        ax.set_title(view.languages[0] if key == view.trained[0] else " ", fontsize=9.5, pad=24)
     handles = [Line2D([], [], color=colour, lw=2.2, label=_class_name(name)) for name, colour in paint.items()]
     figure.supxlabel("training step", fontsize=9.5)
     figure.supylabel("probability of all short strings", fontsize=9.5)
@@ -197,6 +197,15 @@ FIGURES: dict[str, Draw] = {
 }
 
 
+def _in_two_lines(name: str) -> str:
+    """A long name cut at the underscore nearest to its middle: panels are narrow."""
+    places = [i for i, letter in enumerate(name) if letter == "_"] if len(name) > 14 else []
+    if not places:
+        return name
+    cut = min(places, key=lambda i: abs(2 * i - len(name))) + 1
+    return f"{name[:cut]}\n{name[cut:]}"
+
+
 def _headline(view: RunTables) -> pd.DataFrame:
     rows = select(view.measurements, measure=HEADLINE, prompt_set=view.heldout, decoding="greedy")
     return rows[rows["variant"] != REFERENCE].dropna(subset="value")
@@ -206,7 +215,7 @@ def _published(view: RunTables, key: Key) -> list[dict[str, Any]]:
     """Published greedy values of the headline measure on OOD prompts that stand beside one row."""
     found = []
     for entry in view.published_values():
-        asked = str(entry["measure"]).startswith(HEADLINE) and entry.get("decoding", "greedy") == "greedy"
+        asked = entry["measure"] in HEADLINES and entry.get("decoding", "greedy") == "greedy"
         asked = asked and str(entry["prompt_set"]).startswith("ood") and not pd.isna(entry["value"])
         model = entry.get("model")
         here = model == key[0] if isinstance(model, str) else len(view.models) == 1

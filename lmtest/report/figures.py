@@ -33,8 +33,8 @@ from lmtest.report.marks import (
     spread,
     title,
 )
-from lmtest.report.prompts import ordered_prompts
-from lmtest.report.tables import HEADLINE, REFERENCE, RunTables, records, select
+from lmtest.report.prompts import group_gap, ordered_prompts
+from lmtest.report.tables import HEADLINE, HEADLINES, REFERENCE, RunTables, records, select
 
 
 def loss_against_rule_extrapolation(run: RunTables) -> Figure | None:
@@ -137,7 +137,9 @@ def prompts(run: RunTables) -> Figure | None:
     state = np.where(finished & rows[HEADLINE].eq(True), 0.0, np.where(finished, 1.0, 2.0))
     rows = rows.assign(state=state, kept=state == 0.0, weight=rows.get("weight", 1.0))
     groups, ticks, xlabel = ordered_prompts(run, rows)
-    columns: list[str | None] = [prompt for found in groups.values() for prompt in (*found, *[None] * 3)][:-3]
+    gap = group_gap(rows["prompt"].nunique())
+    columns: list[str | None] = [prompt for found in groups.values() for prompt in (*found, *[None] * gap)][:-gap]
+    aside = 0.012 * len(columns)
     seeds = [sum(series.of(rows)["seed"].nunique() + 1 for series in group) - 1 for group in panels(run).values()]
     figure, axes = rows_of_panels(len(seeds), 0.13 * max(seeds) + 1.6)
     for ax, (panel, group) in zip(axes, panels(run).items(), strict=True):
@@ -150,9 +152,9 @@ def prompts(run: RunTables) -> Figure | None:
             grid += [*table.to_numpy(float), np.full(len(columns), np.nan)]
             middle = top + len(table) / 2
             name = f"{series.name}\n{len(table)} seeds" if len(table) > 1 else series.name
-            ax.text(-3, middle, name, color=colour, weight="bold", ha="right", va="center", linespacing=1.3)
+            ax.text(-aside, middle, name, color=colour, weight="bold", ha="right", va="center", linespacing=1.3)
             kept = f"{np.average(part['kept'], weights=part['weight']):.0%} kept"
-            ax.text(len(columns) + 3, middle, kept, color=colour, weight="bold", va="center")
+            ax.text(len(columns) + aside, middle, kept, color=colour, weight="bold", va="center")
             top += len(table) + 1
         picture = np.ma.masked_invalid(np.array(grid[:-1]))
         ax.imshow(picture, cmap=ListedColormap([KEPT, BROKEN, UNFINISHED]), vmin=-0.5, vmax=2.5, aspect="auto",
@@ -162,7 +164,7 @@ def prompts(run: RunTables) -> Figure | None:
         if len(trained):
             marks = [i for i, prompt in enumerate(columns) if prompt in set(trained)]
             ax.broken_barh([(i, 1) for i in marks], (top - 0.2, 0.7), color="#666666", lw=0)
-            ax.text(-3, top + 0.15, "trained on", ha="right", va="center", color=SOFT)
+            ax.text(-aside, top + 0.15, "trained on", ha="right", va="center", color=SOFT)
         left = 0
         for broken, prompts in groups.items():
             end = left + len(prompts)
@@ -170,7 +172,7 @@ def prompts(run: RunTables) -> Figure | None:
             wide = len(prompts) > 0.12 * len(columns)
             ax.text(left if wide else end, -0.9, f"{broken or 'nothing'} broken: {len(prompts)}" if wide else
                     f"{broken or 'nothing'}: {len(prompts)}", ha="left" if wide else "right", va="bottom")  # fmt: skip
-            left = end + 3
+            left = end + gap
         ax.set_xlim(0, len(columns))
         ax.set_ylim(top + 0.6, 0)
         ax.set_yticks([])
@@ -255,7 +257,7 @@ def _published_ticks(ax: Axes, run: RunTables, group: list[Series]) -> None:
     for entry in run.resolved["published"]:
         beside = [s for s in group if s.key[1] == entry["variant"] and entry.get("model") in (None, s.key[0])]
         here = entry["prompt_set"] == "ood" and entry.get("decoding", "greedy") == "greedy"
-        here = here and str(entry["measure"]).startswith(HEADLINE)
+        here = here and entry["measure"] in HEADLINES
         if beside and here and entry["value"] is not None:
             # A value that names no model stands beside all of them, in the colour of none.
             mark = (beside[0].name, beside[0].colour) if len(beside) == 1 else (str(entry["variant"]), SOFT)

@@ -33,6 +33,11 @@ def modal_completions(run: RunTables) -> list[tuple[str, str, dict[Key, tuple[st
     return [(row["prompt"], row["broken"] or "", cells[row["prompt"]]) for row in records(prompts)]
 
 
+def group_gap(prompts: int) -> int:
+    """Empty columns between groups of so many prompts in all."""
+    return max(1, round(prompts / 80))
+
+
 def ordered_prompts(run: RunTables, rows: pd.DataFrame) -> tuple[dict[str, list[str]], list[tuple[float, str]], str]:
     """Groups of prompts by broken rules (largest first), tick places with labels, and the name of the axis.
 
@@ -57,7 +62,7 @@ def ordered_prompts(run: RunTables, rows: pd.DataFrame) -> tuple[dict[str, list[
             if size >= 0.025 * len(table):
                 ticks.append((left + size / 2, f"{value:+d}".replace("-", "−") if value else "0"))
             left += size
-        left += 3
+        left += group_gap(len(table))
     return groups, ticks, f"OOD prompts, by #{symbols[0]} − #{symbols[1]} in the prompt"
 
 
