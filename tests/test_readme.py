@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny import MAIN, ROOT, TINY
+from tiny import LANGUAGES_TINY, MAIN, ROOT, TINY
 
 import lmtest
 from lmtest import cli
@@ -42,7 +42,9 @@ def test_commands_of_the_readme(
     words = [str(finished) if word == "DIR" else word for word in shlex.split(command)]
     if words[1] == "run":
         reduced = TINY if "rule_extrapolation.toml" in command else (*TINY[:3], *PAPER_TINY, *TINY[-3:])
-        words += [word for key in reduced for word in ("--set", key)] + ["--seeds", "0-1", "--jobs", "1"]
+        reduced = LANGUAGES_TINY if "languages.toml" in command else reduced
+        seeds = "0" if reduced is LANGUAGES_TINY else "0-1"
+        words += [word for key in reduced for word in ("--set", key)] + ["--seeds", seeds, "--jobs", "1"]
         words += ["--out", str(tmp_path / "out")]
     monkeypatch.setattr("sys.argv", words)
     with pytest.raises(SystemExit) as exit_:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from tiny import ROOT
+from tiny import LANGUAGES_QUICK, LANGUAGES_TINY, ROOT
 
 from lmtest.directory import Run
 from lmtest.errors import Interrupted
@@ -14,15 +14,8 @@ from lmtest.study import load_study
 
 STUDY = ROOT / "runs" / "rule_extrapolation_languages.toml"
 PAPER = ROOT / "runs" / "rule_extrapolation_languages_paper.toml"
-TWO = 'published_tables=[{table="rule_extrapolation_neurips2024",languages={%s}}]'
-QUICK = ("training.steps=4", "training.probe_every=4", "claims=[]", "evaluators.string_mass.max_length=4")
-SMALL = (
-    *("exceptions=[]", 'languages=["ban_small","brackets_nested_small"]', "training.batch=8", "training.stack=1"),
-    *(*QUICK, "evaluators.rule_extrapolation.samples=20", "evaluators.rule_extrapolation.max_new_tokens=8"),
-    TWO % 'ban_small="ban",brackets_nested_small="brackets_nested"',
-)
 LARGE = (
-    *("exceptions=[]", 'languages=["brackets_shuffled"]', "training.batch=2", "training.stack=1", *QUICK),
+    *("exceptions=[]", 'languages=["brackets_shuffled"]', "training.batch=2", "training.stack=1", *LANGUAGES_QUICK),
     *(
         "saturation.draws=4",
         "evaluators.rule_extrapolation.samples=8",
@@ -48,7 +41,7 @@ class StopInTheMiddle(Silent):
 
 
 def small(out: Path, **more: object) -> Run:
-    options = {"overrides": SMALL, "seeds": "0", "jobs": 1, **more}
+    options = {"overrides": LANGUAGES_TINY, "seeds": "0", "jobs": 1, **more}
     return run_study(STUDY, out=out, **options)  # type: ignore[arg-type]
 
 

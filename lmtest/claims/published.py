@@ -162,6 +162,8 @@ def _comments(row: Mapping[str, Any], estimate: st.Estimate, measured: int, fini
         comments.append("no interval: neither side has a spread")
     elif finite and verdict == REPRODUCED and abs(estimate.effect) > TOLERANCE + st.TIE:
         comments.append(f"the difference is beyond {TOLERANCE}, its interval is not")
+    if finite and verdict == REPRODUCED and (half := (estimate.upper - estimate.lower) / 2) > 2 * TOLERANCE:
+        comments.append(f"the interval is ± {half:.2f}: little could have contradicted")
     if finite < measured:
         comments.append(f"{measured - finite} of {measured} of our seeds have no value: nothing finishes")
     if good < measured:

@@ -196,3 +196,10 @@ def test_people_stand_beside_ours_and_are_compared_with_nobody() -> None:
     assert table["verdict"].tolist() == ["", ""]
     assert table[["ours", "difference", "lower", "upper"]].isna().all(axis=None)
     assert table["comment"].tolist() == ["", "not above a trivial policy"]
+
+
+def test_a_wide_interval_that_reproduces_is_told() -> None:
+    wide, narrow = compared(published(spread=0.5)), compared(published())
+    assert wide["verdict"] == narrow["verdict"] == "reproduced"
+    assert "little could have contradicted" in wide["comment"]
+    assert "contradicted" not in narrow["comment"]
