@@ -10,6 +10,11 @@ from lmtest.errors import UsageError
 from lmtest.languages import Language
 from lmtest.languages.pcfg import Pcfg
 from lmtest.languages.prompts import PromptSet, prompts_of_length, published_prompts
+from lmtest.models.normative import Normative, explain
+from lmtest.models.reference import reference_models
+
+EXPLANATIONS = 3
+"""How many of the normative predictor's likeliest rule lists are told."""
 
 
 def describe(language: Language, length: int, draws: int) -> dict[str, Any]:
@@ -44,6 +49,9 @@ def describe(language: Language, length: int, draws: int) -> dict[str, Any]:
     facts["first_symbol"] = {symbol: round(p, 6) for symbol, p in language.next_symbol_law("").items()}
     facts["samples"] = [language.vocabulary.text(s) for s in language.sample(5, seed=0)]
     facts["rules"] = {name: rule.text for name, rule in language.rules.items()}
+    normative = reference_models(language).get("normative")
+    if isinstance(normative, Normative):
+        facts["explanations"] = explain(normative, EXPLANATIONS)
     facts["prompts"] = _prompts(language, length)
     if language.prompts:
         facts["published_prompts"] = _split(*published_prompts(language))
