@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import re
-import tomllib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from lmtest.evaluators.rule_extrapolation import RuleExtrapolation, RuleExtrapol
 from lmtest.evaluators.string_mass import StringMass, StringMassConfig
 from lmtest.languages import Language, load_language, shipped_languages
 from lmtest.models.registry import ModelConfig
+from lmtest.overrides import apply_override
 from lmtest.published import PublishedTable, match_published
 from lmtest.saturation import SaturationConfig
 from lmtest.training import Objective, TrainingConfig
@@ -261,33 +261,6 @@ def _is_limited(model: ModelConfig) -> bool:
 def _language_path(name: str, folder: Path) -> str:
     beside = folder / name
     return str(beside) if name not in shipped_languages() and beside.is_file() else name
-
-
-def apply_override(data: dict[str, Any], override: str) -> None:
-    """Sets a dotted key, as in `training.steps=200`; the value is read as TOML, or as text where it is none."""
-    key, equals, text = override.partition("=")
-    parts = [part.strip() for part in key.split(".")]
-    if not equals or not all(parts):
-        raise UsageError(f"cannot read --set {override!r}: write key=value, such as training.steps=200")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    table: Any = data
-    for i, part in enumerate(parts[:-1]):
-        table = table[_index(table, part, override)] if isinstance(table, list) else table.setdefault(part, {})
-        if not isinstance(table, dict | list):
-            raise UsageError(f"cannot apply --set {override!r}: {'.'.join(parts[: i + 1])} is no table")
-    if isinstance(table, list):
-        table[_index(table, parts[-1], override)] = value
-    else:
-        table[parts[-1]] = value
-
-
-def _index(items: list[Any], part: str, override: str) -> int:
-    if not part.isdigit() or int(part) >= len(items):
-        raise UsageError(f"cannot apply --set {override!r}: expected a number below {len(items)}, found {part!r}")
-    return int(part)
 
 
 def dump(study: Study) -> dict[str, Any]:
