@@ -21,10 +21,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from lmtest.languages.vocabulary import Vocabulary
-from lmtest.models.layers import embed, linear, linear_shapes, norm_shapes, own_string, per_seed, places, rms_norm
-from lmtest.models.recurrent import Recurrent, State
+from lmtest.models.layers import linear, linear_shapes, norm_shapes, own_string, rms_norm
+from lmtest.models.recurrent import Blocks, State
 from lmtest.models.scan import linear_scan
-from lmtest.models.stack import Dropout, Shape, Tree
+from lmtest.models.stack import Shape
 from lmtest.validation import Table
 
 CHUNK = 16
@@ -68,11 +68,11 @@ class GlaConfig(Table):
         return vocabulary.n_inputs * d + self.layers * layer + d + (d + 1) * vocabulary.n_outputs
 
 
-class GatedLinearAttention(Recurrent):
+class GatedLinearAttention(Blocks):
     """See the module's docstring; initialised like torch's own layers, embeddings to unit variance."""
 
     def __init__(self, config: GlaConfig, vocabulary: Vocabulary, seeds: Sequence[int], device: str = "cpu") -> None:
-        self.config = config
+        self.config, self.n_blocks = config, config.layers
         d, f, k = config.width, config.feed_forward, config.width // 2
         shapes = {"embedding": Shape((vocabulary.n_inputs, d), "normal", 1.0)}
         for i in range(config.layers):
@@ -90,31 +90,17 @@ class GatedLinearAttention(Recurrent):
         shapes |= norm_shapes("norm", d, bias=False) | linear_shapes("output", d, vocabulary.n_outputs)
         super().__init__(vocabulary, seeds, shapes, device)
 
-    @property
-    def drops_out(self) -> bool:
-        return False
-
-    def logits(self, tokens: Tensor, dropout: Dropout | None = None, tree: Tree | None = None) -> Tensor:
-        tokens = per_seed(tokens, len(self.seeds))
-        place = places(tokens, self.vocabulary.bos)
-        x = embed(self.parameters, "embedding", tokens)  # [S, B, T, D]
-        for i in range(self.config.layers):
-            q, k, v, log_decay, gate = self._inputs(i, x)
-            x = self._outputs(i, x, attend(q, k, v, log_decay, place), gate)
-        return self._head(x)
-
     def initial(self, rows: int) -> State:
         c = self.config
         size = (len(self.seeds), rows, c.heads, c.width // 2 // c.heads, c.width // c.heads)
         return {str(i): self.parameters["embedding"].new_zeros(size) for i in range(c.layers)}
 
-    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        x, after = embed(self.parameters, "embedding", tokens)[:, :, None], {}  # [S, N, 1, D]
-        for i in range(self.config.layers):
-            q, k, v, log_decay, gate = self._inputs(i, x)  # [S, N, H, 1, …]
-            after[str(i)] = log_decay.exp().mT * state[str(i)] + k.mT @ v
-            x = self._outputs(i, x, q @ after[str(i)], gate)
-        return self._head(x)[:, :, 0], after
+    def block(self, i: int, x: Tensor, place: Tensor | None, state: State | None) -> Tensor:
+        q, k, v, log_decay, gate = self._inputs(i, x)
+        if state is None:
+            return self._outputs(i, x, attend(q, k, v, log_decay, place), gate)
+        state[str(i)] = log_decay.exp().mT * state[str(i)] + k.mT @ v  # [S, N, H, K, J]
+        return self._outputs(i, x, q @ state[str(i)], gate)
 
     def _inputs(self, i: int, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """x [S, B, T, D] → q, k [S, B, H, T, K], v [S, B, H, T, J], log α [S, B, H, T, K], and the output gate [S, B, T, D]."""
@@ -133,8 +119,8 @@ class GatedLinearAttention(Recurrent):
         gate, value = linear(p, f"{name}.feed_forward.in", rms_norm(p, f"{name}.norm2", x)).chunk(2, -1)
         return x + linear(p, f"{name}.feed_forward.out", F.silu(gate) * value)
 
-    def _head(self, x: Tensor) -> Tensor:
-        return linear(self.parameters, "output", rms_norm(self.parameters, "norm", x))
+    def normalise(self, x: Tensor) -> Tensor:
+        return rms_norm(self.parameters, "norm", x)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, place: Tensor | None) -> Tensor:

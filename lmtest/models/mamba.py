@@ -20,17 +20,14 @@ from lmtest.languages.vocabulary import Vocabulary
 from lmtest.models.layers import (
     causal_convolution,
     convolution_shapes,
-    embed,
     linear,
     linear_shapes,
     norm_shapes,
-    per_seed,
-    places,
     rms_norm,
 )
-from lmtest.models.recurrent import Recurrent, State
+from lmtest.models.recurrent import Blocks, State
 from lmtest.models.selective_scan import decays, selective_scan
-from lmtest.models.stack import Dropout, Shape, Tree
+from lmtest.models.stack import Shape
 from lmtest.validation import Table
 
 EXPAND = 2
@@ -68,11 +65,11 @@ class MambaConfig(Table):
         return vocabulary.n_inputs * d + self.layers * layer + d + (d + 1) * vocabulary.n_outputs
 
 
-class Mamba(Recurrent):
+class Mamba(Blocks):
     """See the module's docstring; A starts at −1, −2, … −N and softplus(bias of Δ) log-uniform in [1e-3, 1e-1]."""
 
     def __init__(self, config: MambaConfig, vocabulary: Vocabulary, seeds: Sequence[int], device: str = "cpu") -> None:
-        self.config = config
+        self.config, self.n_blocks = config, config.layers
         d, e, n, r = config.width, config.inner, config.state, config.rank
         shapes = {"embedding": Shape((vocabulary.n_inputs, d), "normal", 1.0)}
         for i in range(config.layers):
@@ -87,31 +84,12 @@ class Mamba(Recurrent):
         shapes |= norm_shapes("norm", d, bias=False) | linear_shapes("output", d, vocabulary.n_outputs)
         super().__init__(vocabulary, seeds, shapes, device)
 
-    @property
-    def drops_out(self) -> bool:
-        return False
-
-    def logits(self, tokens: Tensor, dropout: Dropout | None = None, tree: Tree | None = None) -> Tensor:
-        tokens = per_seed(tokens, len(self.seeds))
-        place = places(tokens, self.vocabulary.bos)
-        x = embed(self.parameters, "embedding", tokens)  # [S, B, T, D]
-        for i in range(self.config.layers):
-            x = self._layer(i, x, place, None)
-        return self._head(x)
-
     def initial(self, rows: int) -> State:
         c, zeros = self.config, self.parameters["embedding"].new_zeros
         past, h = (len(self.seeds), rows, c.conv - 1, c.inner), (len(self.seeds), rows, c.state, c.inner)
         return {f"{i}.{name}": zeros(size) for i in range(c.layers) for name, size in {"past": past, "h": h}.items()}
 
-    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        x, after = embed(self.parameters, "embedding", tokens)[:, :, None], dict(state)  # [S, N, 1, D]
-        for i in range(self.config.layers):
-            x = self._layer(i, x, None, after)
-        return self._head(x)[:, :, 0], after
-
-    def _layer(self, i: int, x: Tensor, place: Tensor | None, state: State | None) -> Tensor:
-        """x [S, B, T, D] → the same of the next layer; where there is a `state`, T = 1 and the layer's part of it is renewed."""
+    def block(self, i: int, x: Tensor, place: Tensor | None, state: State | None) -> Tensor:
         p, name = self.parameters, f"layers.{i}"
         u, z = linear(p, f"{name}.in", rms_norm(p, f"{name}.norm", x)).chunk(2, -1)  # [S, B, T, E] each
         u, past = causal_convolution(p, f"{name}.convolution", u, place, None if state is None else state[f"{i}.past"])
@@ -129,5 +107,5 @@ class Mamba(Recurrent):
         y = torch.addcmul(y, u, p[f"{name}.skip"][:, None, None])
         return x + linear(p, f"{name}.out", y * F.silu(z))
 
-    def _head(self, x: Tensor) -> Tensor:
-        return linear(self.parameters, "output", rms_norm(self.parameters, "norm", x))
+    def normalise(self, x: Tensor) -> Tensor:
+        return rms_norm(self.parameters, "norm", x)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lmtest.models.layers import per_seed
-from lmtest.models.stack import StackedModel
+from lmtest.models.layers import embed, linear, per_seed, places
+from lmtest.models.stack import Dropout, StackedModel, Tree
 
 State = dict[str, Tensor]
 """Named tensors [S, N, …]: everything that a model remembers of N rows."""
@@ -57,6 +57,39 @@ class Recurrent(StackedModel):
 
     def select(self, cache: StateCache, rows: Tensor) -> StateCache:
         return StateCache({name: value[:, rows.to(value.device)] for name, value in cache.state.items()})
+
+
+class Blocks(Recurrent):
+    """Embedding, residual blocks, a norm and the output head: what is left to say is a block, its state, and the norm."""
+
+    n_blocks: int
+
+    @abstractmethod
+    def block(self, i: int, x: Tensor, place: Tensor | None, state: State | None) -> Tensor:
+        """x [S, B, T, D] → the same behind block i. `place` [S, B, T]: each token's place in its string, None where every row
+        is one string; where there is a `state`, T = 1 and the block's part of it is renewed."""
+
+    @abstractmethod
+    def normalise(self, x: Tensor) -> Tensor:
+        """The norm before the output head, on x [S, …, D]."""
+
+    @property
+    def drops_out(self) -> bool:
+        return False
+
+    def logits(self, tokens: Tensor, dropout: Dropout | None = None, tree: Tree | None = None) -> Tensor:
+        tokens = per_seed(tokens, len(self.seeds))
+        place = places(tokens, self.vocabulary.bos)
+        x = embed(self.parameters, "embedding", tokens)  # [S, B, T, D]
+        for i in range(self.n_blocks):
+            x = self.block(i, x, place, None)
+        return linear(self.parameters, "output", self.normalise(x))
+
+    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        x, after = embed(self.parameters, "embedding", tokens)[:, :, None], dict(state)  # [S, N, 1, D]
+        for i in range(self.n_blocks):
+            x = self.block(i, x, None, after)
+        return linear(self.parameters, "output", self.normalise(x))[:, :, 0], after
 
 
 def _over(rows: Tensor, value: Tensor) -> Tensor:

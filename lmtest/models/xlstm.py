@@ -24,18 +24,15 @@ from lmtest.languages.vocabulary import Vocabulary
 from lmtest.models.layers import (
     causal_convolution,
     convolution_shapes,
-    embed,
     layer_norm,
     linear,
     linear_shapes,
     norm_shapes,
     own_string,
-    per_seed,
-    places,
 )
-from lmtest.models.recurrent import Recurrent, State
+from lmtest.models.recurrent import Blocks, State
 from lmtest.models.slstm import slstm, slstm_step
-from lmtest.models.stack import Dropout, Shape, Tree
+from lmtest.models.stack import Shape
 from lmtest.validation import Table
 
 EXPAND = 2
@@ -91,11 +88,11 @@ class XlstmConfig(Table):
         return vocabulary.n_inputs * d + blocks + 2 * d + (d + 1) * vocabulary.n_outputs
 
 
-class Xlstm(Recurrent):
+class Xlstm(Blocks):
     """See the module's docstring; forget gates start with biases from 3 to 6, so that memory lasts, input gates near 1."""
 
     def __init__(self, config: XlstmConfig, vocabulary: Vocabulary, seeds: Sequence[int], device: str = "cpu") -> None:
-        self.config = config
+        self.config, self.n_blocks = config, config.layers
         d = config.width
         shapes = {"embedding": Shape((vocabulary.n_inputs, d), "normal", 1.0)}
         for i in range(config.layers):
@@ -103,18 +100,6 @@ class Xlstm(Recurrent):
             shapes |= (_slstm_shapes if i in config.slstm_at else _mlstm_shapes)(f"blocks.{i}", config)
         shapes |= norm_shapes("norm", d) | linear_shapes("output", d, vocabulary.n_outputs)
         super().__init__(vocabulary, seeds, shapes, device)
-
-    @property
-    def drops_out(self) -> bool:
-        return False
-
-    def logits(self, tokens: Tensor, dropout: Dropout | None = None, tree: Tree | None = None) -> Tensor:
-        tokens = per_seed(tokens, len(self.seeds))
-        place = places(tokens, self.vocabulary.bos)
-        x = embed(self.parameters, "embedding", tokens)  # [S, B, T, D]
-        for i in range(self.config.layers):
-            x = self._block(i, x, place, None)
-        return self._head(x)
 
     def initial(self, rows: int) -> State:
         c, s, zeros = self.config, len(self.seeds), self.parameters["embedding"].new_zeros
@@ -130,14 +115,7 @@ class Xlstm(Recurrent):
             state |= {f"{i}.{name}": value for name, value in start.items()}
         return state
 
-    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        x, after = embed(self.parameters, "embedding", tokens)[:, :, None], dict(state)  # [S, N, 1, D]
-        for i in range(self.config.layers):
-            x = self._block(i, x, None, after)
-        return self._head(x)[:, :, 0], after
-
-    def _block(self, i: int, x: Tensor, place: Tensor | None, state: State | None) -> Tensor:
-        """x [S, B, T, D] → the same of the next block; where there is a `state`, T = 1 and the block's part of it is renewed."""
+    def block(self, i: int, x: Tensor, place: Tensor | None, state: State | None) -> Tensor:
         p, name = self.parameters, f"blocks.{i}"
         y = layer_norm(p, f"{name}.norm", x)
         if i not in self.config.slstm_at:
@@ -195,8 +173,8 @@ class Xlstm(Recurrent):
             hidden = new[0][None]
         return _head_norm(p[f"{name}.head_norm.weight"], hidden.unflatten(1, (s, h)).permute(1, 3, 0, 2, 4))
 
-    def _head(self, x: Tensor) -> Tensor:
-        return linear(self.parameters, "output", layer_norm(self.parameters, "norm", x))
+    def normalise(self, x: Tensor) -> Tensor:
+        return layer_norm(self.parameters, "norm", x)
 
 
 def read_whole(q: Tensor, k: Tensor, v: Tensor, enter: Tensor, keep: Tensor, place: Tensor | None) -> Tensor:
