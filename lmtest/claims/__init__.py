@@ -1,20 +1,21 @@
 """Claims: measurements in, verdicts out."""
 
 from lmtest.claims.attainability import attainability
+from lmtest.claims.check import check_claims
 from lmtest.claims.compare import compare_runs
+from lmtest.claims.groups import KL
 from lmtest.claims.judge import VERDICT_COLUMNS, judge
 from lmtest.claims.published import PUBLISHED_COLUMNS, compare_published
 from lmtest.claims.schema import (
-    KL,
     Claim,
     Difference,
     Equivalence,
-    Evaluated,
     Heterogeneity,
     Order,
     Threshold,
-    check_claims,
+    Trend,
 )
+from lmtest.evaluators.contract import Evaluated, Measured
 
 __all__ = [
     "KL",
@@ -25,8 +26,10 @@ __all__ = [
     "Equivalence",
     "Evaluated",
     "Heterogeneity",
+    "Measured",
     "Order",
     "Threshold",
+    "Trend",
     "attainability",
     "check_claims",
     "compare_published",

@@ -10,7 +10,8 @@ import pandas as pd
 from scipy.stats import chi2
 
 from lmtest.claims import statistics as st
-from lmtest.claims.schema import Claim, Difference, Heterogeneity, Order, Threshold, resolve
+from lmtest.claims.check import resolve
+from lmtest.claims.schema import Claim, Difference, Heterogeneity, Order, Threshold, Trend
 
 MOST_SEEDS = 64
 """Where the search for the seeds that a claim needs ends."""
@@ -47,11 +48,10 @@ def attainability(claims: Sequence[Claim], n_seeds: int, prompts: Prompts | None
 def smallest_p(claim: Claim, n_seeds: int, prompts: Prompts | None = None) -> float:
     """The smallest raw p value that the claim's test can give with `n_seeds` seeds of each variant."""
     match claim:
-        case Order():
-            return st.smallest_greater(n_seeds, n_seeds)
-        case Difference():
-            return min(1.0, 2 * st.smallest_greater(n_seeds, n_seeds))
-        case Threshold():
+        case Order() | Difference():
+            one_sided = st.smallest_positive(n_seeds) if claim.paired else st.smallest_greater(n_seeds, n_seeds)
+            return one_sided if isinstance(claim, Order) else min(1.0, 2 * one_sided)
+        case Threshold() | Trend():
             return st.smallest_positive(n_seeds)
         case Heterogeneity() if n_seeds >= 2 and prompts is not None:
             # Cochran's Q is largest where every prompt tells the same seeds apart: prompts · (seeds − 1).

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 
 from lmtest.claims import statistics as st
+from lmtest.claims.groups import Pairwise
 from lmtest.claims.samples import Samples, Tables, draw_samples, shortages
-from lmtest.claims.schema import Claim, Difference, Equivalence, Heterogeneity, Order, Threshold
+from lmtest.claims.schema import Claim, Difference, Equivalence, Heterogeneity, Order, Threshold, Trend
 
 VERDICT_COLUMNS = {
     "claim": "str",
@@ -58,7 +59,8 @@ def judge(
     `effect lower upper` are in the measure's unit (nats per string for "kl"), with a 95 % interval over seeds, and
     belong to the comparison that goes least the claim's way (where some refute the claim, the worst of those):
 
-    - equivalence, difference: later minus earlier variant; order: next minus previous;
+    - equivalence, difference: later minus earlier group; order: next minus previous;
+    - trend: Kendall's τ of the values along the list, positive on the claimed side;
     - threshold: distance from the bound, positive on the claimed side (for "below" too);
     - heterogeneity: the standard deviation of the seeds' means.
 
@@ -66,8 +68,9 @@ def judge(
     claims, where a claim that could not be tested counts as failed. Supported: p_value ≤ 0.05. Refuted: the interval
     of some comparison lies wholly outside the claimed region. A margin or bound itself belongs to the region of an
     equivalence alone; a difference without a margin cannot be refuted. Undecided: the rest, and whatever the numbers
-    say, a claim with a seed missing (of `seeds_asked`, per variant), with a value that is not finite, or with less
-    than the share `required_saturated` of the seeds asked saturated in some variant: `note` says which.
+    say, a claim with a seed missing (of `seeds_asked`, per group; or without its pair), with a value that is not finite,
+    or with less than the share `required_saturated` of the seeds asked saturated in some group: `note` says which.
+    A paired claim uses the seeds that all its groups have; `note` names the groups that an effect is of.
 
     Raises UsageError where a claim does not say which of several models it is about.
     """
@@ -93,7 +96,9 @@ def _examine(claim: Claim, tables: Tables, asked: int, required: float) -> tuple
     if compared:
         weakest = min(refuting or compared, key=lambda comparison: comparison.strength)
         estimate = weakest.estimate
-        notes += [f"the effect is that of {weakest.name}"] if len(compared) > 1 else []
+        # Sentences name variants and models, seldom prompt sets.
+        named = len(compared) > 1 or any(group.prompt_set for group in claim.groups)
+        notes += [f"the effect is that of {weakest.name}"] if named else []
     row = {
         "claim": claim.id,
         "statement": claim.statement,
@@ -115,11 +120,13 @@ def _compare(claim: Claim, samples: Samples) -> list[Comparison]:
     x = samples.values
     match claim:
         case Equivalence():
-            return [_equivalence(x, a, b, claim.margin) for a, b in combinations(x, 2)]
+            return [_equivalence(claim, x, a, b) for a, b in combinations(x, 2)]
         case Order():
-            return [_order(x, a, b, claim.margin) for a, b in pairwise(x)]
+            return [_order(claim, x, a, b) for a, b in pairwise(x)]
         case Difference():
-            return [_difference(x, a, b, claim.margin) for a, b in combinations(x, 2)]
+            return [_difference(claim, x, a, b) for a, b in combinations(x, 2)]
+        case Trend():
+            return [_trend(claim, x)]
         case Threshold():
             return [_threshold(name, distances) for name, distances in x.items()]
         case Heterogeneity():
@@ -130,23 +137,36 @@ def _compare(claim: Claim, samples: Samples) -> list[Comparison]:
             return [Comparison(name, estimate, p, estimate.upper <= claim.margin, estimate.effect)]
 
 
-def _equivalence(x: dict[str, st.Sample], a: str, b: str, margin: float) -> Comparison:
-    estimate = st.welch(x[a], x[b])
-    outside = estimate.lower > margin or estimate.upper < -margin
-    p = st.equivalent(x[a], x[b], margin)
+def _equivalence(claim: Equivalence, x: dict[str, st.Sample], a: str, b: str) -> Comparison:
+    estimate = _estimate(claim, x[a], x[b])
+    outside = estimate.lower > claim.margin or estimate.upper < -claim.margin
+    p = (st.equivalent_pairs if claim.paired else st.equivalent)(x[a], x[b], claim.margin)
     return Comparison(f"{b} − {a}", estimate, p, outside, -abs(estimate.effect))
 
 
-def _order(x: dict[str, st.Sample], a: str, b: str, margin: float) -> Comparison:
-    estimate = st.welch(x[a], x[b])
-    p = st.greater(x[a], x[b], margin)
-    return Comparison(f"{b} − {a}", estimate, p, estimate.upper <= margin, estimate.effect)
+def _order(claim: Order, x: dict[str, st.Sample], a: str, b: str) -> Comparison:
+    estimate = _estimate(claim, x[a], x[b])
+    p = (st.greater_pairs if claim.paired else st.greater)(x[a], x[b], claim.margin)
+    return Comparison(f"{b} − {a}", estimate, p, estimate.upper <= claim.margin, estimate.effect)
 
 
-def _difference(x: dict[str, st.Sample], a: str, b: str, margin: float) -> Comparison:
-    estimate = st.welch(x[a], x[b])
-    inside = margin > 0 and -margin <= estimate.lower and estimate.upper <= margin
-    return Comparison(f"{b} − {a}", estimate, st.apart(x[a], x[b], margin), inside, abs(estimate.effect))
+def _difference(claim: Difference, x: dict[str, st.Sample], a: str, b: str) -> Comparison:
+    estimate = _estimate(claim, x[a], x[b])
+    inside = claim.margin > 0 and -claim.margin <= estimate.lower and estimate.upper <= claim.margin
+    p = (st.apart_pairs if claim.paired else st.apart)(x[a], x[b], claim.margin)
+    return Comparison(f"{b} − {a}", estimate, p, inside, abs(estimate.effect))
+
+
+def _estimate(claim: Pairwise, a: st.Sample, b: st.Sample) -> st.Estimate:
+    return st.mean(st.differences(a, b)) if claim.paired else st.welch(a, b)
+
+
+def _trend(claim: Trend, x: dict[str, st.Sample]) -> Comparison:
+    taus = st.rises(list(x.values())) * (1 if claim.direction == "rising" else -1)
+    estimate = st.mean(taus)
+    return Comparison(
+        f"the trend along {', '.join(x)}", estimate, st.positive(taus), estimate.upper <= 0, estimate.effect
+    )
 
 
 def _threshold(name: str, distances: st.Sample) -> Comparison:
@@ -156,15 +176,19 @@ def _threshold(name: str, distances: st.Sample) -> Comparison:
 
 def _test_name(claim: Claim, samples: Samples) -> str:
     sizes = [len(values) for values in samples.values.values()]
+    flips = "exact" if all(n <= st.EXACT_FLIPS for n in sizes) else "sampled"
     match claim:
         case Equivalence():
-            return "two one-sided Welch t tests"
+            return f"two one-sided {'t tests of paired differences' if claim.paired else 'Welch t tests'}"
         case Heterogeneity():
             return "Cochran's Q" if claim.margin == 0 else "Cochran's Q and chi-square of the SD"
         case Threshold():
-            exact = all(n <= st.EXACT_FLIPS for n in sizes)
-            return f"{'exact' if exact else 'sampled'} sign-flip, one-sided"
+            return f"{flips} sign-flip, one-sided"
+        case Trend():
+            return f"{flips} sign-flip of Kendall's τ, one-sided"
         case Order() | Difference():
-            exact = all(st.is_exact_split(n, m) for n, m in combinations(sizes, 2))
             sides = "one-sided" if isinstance(claim, Order) else "two-sided"
+            if claim.paired:
+                return f"{flips} sign-flip of paired differences, {sides}"
+            exact = all(st.is_exact_split(n, m) for n, m in combinations(sizes, 2))
             return f"{'exact' if exact else 'sampled'} permutation of means, {sides}"

@@ -1,16 +1,19 @@
-"""From a study's tables to the samples of a claim: one value a seed for each of its variants."""
+"""From a study's tables to the samples of a claim: one value a seed for each of its groups."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from lmtest.claims.schema import KL, Claim, Group, Heterogeneity, Threshold, resolve
+from lmtest.claims.check import resolve
+from lmtest.claims.groups import KL, Group
+from lmtest.claims.schema import Claim, Heterogeneity, Threshold
 from lmtest.claims.statistics import Sample
 
 REFERENCE = "reference"
@@ -41,12 +44,21 @@ class Tables:
 
 @dataclass
 class Samples:
-    """The samples of a claim by variant, in the order of the claim, and the reasons why they cannot decide it."""
+    """The samples of a claim by group, in the order of the claim, and the reasons why they cannot decide it."""
 
     values: dict[str, Sample] = field(default_factory=dict)
+    """Of every seed that is there; where the claim is paired, of those that all groups have, in one order."""
+    seeds: dict[str, list[int]] = field(default_factory=dict)
+    """Which are there, by group, ascending."""
     notes: list[str] = field(default_factory=list)
     outcomes: npt.NDArray[np.bool_] | None = None
     """Heterogeneity only: one outcome per prompt and seed, [prompts, seeds]."""
+
+    @property
+    def shared(self) -> set[int]:
+        """The seeds that all groups have."""
+        first, *others = self.seeds.values()
+        return set(first).intersection(*others)
 
     @property
     def seeds_used(self) -> int:
@@ -66,14 +78,18 @@ def draw_samples(claim: Claim, tables: Tables) -> Samples:
     samples = Samples()
     for group in claim.groups:
         key = tables.key(claim, group)
-        rows = _rows(claim, tables, key)
+        rows = _rows(claim, group, tables, key)
         if not rows["seed"].is_unique:
-            samples.notes.append(f"expected one row a seed, found several of {claim.selection} for {group.name}")
+            samples.notes.append(f"expected one row a seed, found several of {_described(claim, group)}")
             rows = rows.iloc[:0]
-        values = _checked(rows["value"], rows["seed"], f"{claim.selection} of {group.name}", samples)
+        values = _checked(rows["value"], rows["seed"], _described(claim, group), samples)
         if isinstance(claim, Threshold):
             values = _distances(claim, tables, group, key, rows, values, samples)
         samples.values[group.name] = values
+        samples.seeds[group.name] = [int(seed) for seed in rows["seed"]]
+    if claim.is_paired:
+        for name, seeds in samples.seeds.items():
+            samples.values[name] = samples.values[name][[seed in samples.shared for seed in seeds]]
     return samples
 
 
@@ -81,13 +97,17 @@ def shortages(claim: Claim, samples: Samples, tables: Tables, asked: int, requir
     """What keeps a claim from a verdict: seeds that are missing, or not saturated by their certificate."""
     notes = []
     for group in claim.groups:
-        if (present := len(samples.values[group.name])) < asked:
+        if (present := len(samples.seeds[group.name])) < asked:
             notes.append(f"only {present} of {asked} seeds of {group.name} are there")
         certified = _select(tables.certificates, tables.key(claim, group))
         saturated = int(certified.groupby("seed")["saturated"].all().sum()) if len(certified) else 0
         if saturated < required * asked - 1e-9:  # a share such as 0.28 of 25 is not 7 in floats
-            notes.append(f"only {saturated} of {asked} seeds of {group.name} are saturated")
-    return notes
+            # Prompt sets are put to the same models: one reason, not one for each.
+            whose = f"of {group.name} " if group.prompt_set is None else ""
+            notes.append(f"only {saturated} of {asked} seeds {whose}are saturated")
+    if claim.is_paired and (alone := sorted({*chain(*samples.seeds.values())} - samples.shared)):
+        notes.append(f"no pairs at seed {', '.join(map(str, alone))}: not in every group")
+    return list(dict.fromkeys(notes))
 
 
 def _distances(
@@ -102,13 +122,13 @@ def _distances(
     if claim.bound is not None:
         level = np.full(len(values), claim.bound)
     elif claim.baseline == "chance":
-        level = _checked(rows["chance"], rows["seed"], f"chance on {claim.selection} of {group.name}", samples)
+        level = _checked(rows["chance"], rows["seed"], f"chance on {_described(claim, group)}", samples)
     else:
         wanted = key | {"model": str(claim.baseline), "variant": REFERENCE}
-        reference = _rows(claim, tables, wanted)["value"].to_numpy(dtype=np.float64)
+        reference = _rows(claim, group, tables, wanted)["value"].to_numpy(dtype=np.float64)
         level = np.full(len(values), reference.mean() if len(reference) else math.nan)
         if not np.isfinite(level).all():
-            note = f"no finite value of the reference model {claim.baseline} for {claim.selection}"
+            note = f"no finite value of the reference model {claim.baseline} for {claim.selection(group)}"
             samples.notes += [note] if note not in samples.notes else []
     if samples.notes:
         return values
@@ -122,17 +142,22 @@ def _outcomes(claim: Heterogeneity, tables: Tables) -> Samples:
     wanted: dict[str, object] = {"prompt_set": claim.prompt_set, "decoding": claim.decoding, "replicate": 0}
     rows = _select(tables.completions, tables.key(claim, group) | wanted)
     if rows.empty or claim.measure not in rows:
-        note = f"no outcome per prompt of {claim.selection} for {group.name}"
-        return Samples({group.name: np.empty(0)}, [note])
+        note = f"no outcome per prompt of {claim.selection(group)} for {group.name}"
+        return Samples({group.name: np.empty(0)}, {group.name: []}, [note])
     # A prompt set may hold a prompt twice: its k-th occurrence is an item of its own.
     rows = rows.assign(occurrence=rows.groupby(["seed", "prompt"]).cumcount())
     matrix = rows.pivot(index=["prompt", "occurrence"], columns="seed", values=claim.measure).astype("float64")
     samples = Samples()
     means = matrix.mean(skipna=False)
-    name = f"{claim.selection} of {group.name}"
-    samples.values[group.name] = _checked(means, means.index.to_series(), name, samples)
+    samples.values[group.name] = _checked(means, means.index.to_series(), _described(claim, group), samples)
+    samples.seeds[group.name] = [int(seed) for seed in means.index]
     samples.outcomes = matrix.to_numpy() == 1
     return samples
+
+
+def _described(claim: Claim, group: Group) -> str:
+    """What is measured, and of whom; a prompt set is named by what is measured."""
+    return claim.selection(group) + ("" if group.prompt_set else f" of {group.name}")
 
 
 def _checked(values: pd.Series, seeds: pd.Series, name: str, samples: Samples) -> Sample:
@@ -142,14 +167,14 @@ def _checked(values: pd.Series, seeds: pd.Series, name: str, samples: Samples) -
     return array
 
 
-def _rows(claim: Claim, tables: Tables, key: dict[str, object]) -> pd.DataFrame:
+def _rows(claim: Claim, group: Group, tables: Tables, key: dict[str, object]) -> pd.DataFrame:
     """The rows of one group that a claim is about, by seed: from the certificates for "kl"."""
     if claim.measure == KL:
         rows = _select(tables.certificates, key).rename(columns={"kl": "value"})
     else:
         wanted: dict[str, object] = {
             "measure": claim.measure,
-            "prompt_set": claim.prompt_set,
+            "prompt_set": claim.prompts_of(group),
             "decoding": claim.decoding,
         }
         rows = _select(tables.measurements, key | wanted)

@@ -1,12 +1,14 @@
 """The statistics behind the verdicts: pure functions on samples of seeds, safe where all seeds tie.
 
 A sample is a float array [n], one finite value a seed. Differences are later minus earlier: mean(b) − mean(a).
+Samples are independent, or paired: then they have one length, and the i-th values are of one seed.
 With fewer than two seeds in a sample an interval is NaN, and so is a p value that rests on one.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
@@ -15,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import chi2
 from statsmodels.stats.contingency_tables import cochrans_q
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import CompareMeans, DescrStatsW, ttost_ind
 
 Sample = npt.NDArray[np.float64]
@@ -113,6 +114,40 @@ def positive(x: Sample, seed: int = 0) -> float:
     return (1 + int((signs @ x >= threshold).sum())) / (1 + RANDOM_DRAWS)
 
 
+def differences(a: Sample, b: Sample, margin: float = 0.0) -> Sample:
+    """b − a − margin of each seed of paired samples; rounding is no difference."""
+    found = b - a - margin
+    found[np.abs(found) <= TIE * (np.abs(a) + np.abs(b) + abs(margin))] = 0.0
+    return found
+
+
+def equivalent_pairs(a: Sample, b: Sample, margin: float) -> float:
+    """p value of |mean of b − a| < margin over paired seeds: two one-sided t tests; 0 or 1 where differences are all one."""
+    if len(a) < 2:
+        return math.nan
+    sides = differences(a, b, -margin), differences(b, a, -margin)
+    return max(
+        float(side[0] <= 0) if _constant(side) else float(DescrStatsW(side).ttest_mean(alternative="larger")[1])
+        for side in sides
+    )
+
+
+def greater_pairs(a: Sample, b: Sample, margin: float = 0.0) -> float:
+    """p value of mean of b − a > margin over paired seeds: sign-flip permutation test of the differences."""
+    return positive(differences(a, b, margin))
+
+
+def apart_pairs(a: Sample, b: Sample, margin: float = 0.0) -> float:
+    """p value of |mean of b − a| > margin over paired seeds: twice the smaller of the two sign-flip tests, at most 1."""
+    return min(1.0, 2 * min(greater_pairs(a, b, margin), greater_pairs(b, a, margin)))
+
+
+def rises(values: Sequence[Sample]) -> Sample:
+    """Kendall's τ_a of each seed's values (paired samples, in order) with their places, in [−1, 1]; a tie counts 0."""
+    signs = np.stack([np.sign(differences(a, b)) for a, b in combinations(values, 2)])
+    return np.asarray(signs.mean(0), dtype=np.float64)
+
+
 def heterogeneous(outcomes: npt.NDArray[np.bool_], margin: float = 0.0) -> float:
     """p value of "seeds differ, with SD > margin", from outcomes [prompts, seeds]: Cochran's Q.
 
@@ -133,9 +168,11 @@ def heterogeneous(outcomes: npt.NDArray[np.bool_], margin: float = 0.0) -> float
 def holm(p_values: npt.ArrayLike) -> Sample:
     """Holm's adjusted p values [k]; a NaN stays NaN and weighs on the others as a test that failed."""
     raw = np.asarray(p_values, dtype=np.float64)
-    if not len(raw):
-        return raw
-    adjusted = multipletests(np.nan_to_num(raw, nan=1.0), method="holm")[1]
+    known = np.nan_to_num(raw, nan=1.0)
+    # Not statsmodels' multipletests: it collects garbage at every call, and attainability calls this for 64 numbers of seeds.
+    order = np.argsort(known)
+    adjusted = np.empty_like(known)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(known[order] * np.arange(len(known), 0, -1)))
     return np.where(np.isnan(raw), np.nan, adjusted)
 
 
@@ -150,7 +187,7 @@ def smallest_greater(n: int, m: int) -> float:
 
 
 def smallest_positive(n: int) -> float:
-    """The smallest p value that `positive` can give with n seeds."""
+    """The smallest p value that `positive` and `greater_pairs` can give with n seeds; `apart_pairs` gives at least twice that."""
     return 0.5**n if n <= EXACT_FLIPS else 1 / (1 + RANDOM_DRAWS)
 
 

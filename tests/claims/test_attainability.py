@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from pydantic import TypeAdapter
 
-from lmtest.claims import Claim, Difference, Equivalence, Heterogeneity, Order, Threshold, attainability
+from lmtest.claims import Claim, Difference, Equivalence, Heterogeneity, Order, Threshold, Trend, attainability
 from lmtest.claims.attainability import smallest_p
 
 ON = {"statement": "It holds.", "measure": "R1", "prompt_set": "ood"}
@@ -45,6 +46,22 @@ def test_a_two_sided_test_needs_more_seeds_than_a_one_sided_one() -> None:
     two = attainability([Difference(id="d", kind="difference", variants=["a", "b"], **ON)], 3)
     assert (one.loc[0, "smallest_p"], two.loc[0, "smallest_p"]) == (0.05, 0.1)
     assert (one.loc[0, "needed_seeds"], two.loc[0, "needed_seeds"]) == (3, 4)
+
+
+def test_paired_claims_have_as_many_outcomes_as_sign_flips() -> None:
+    pair: dict[str, Any] = {"statement": "It holds.", "measure": "accuracy", "prompt_sets": ["n0", "n16"]}
+    claims: Sequence[Claim] = [
+        Order(id="o", kind="order", **pair),
+        Difference(id="d", kind="difference", **pair),
+        Trend(id="t", kind="trend", **pair),
+        Equivalence(id="e", kind="equivalence", margin=0.1, **pair),
+        Order(id="p", kind="order", variants=["a", "b"], paired=True, **ON),
+    ]
+    assert [smallest_p(claim, 8) for claim in claims] == [1 / 256, 1 / 128, 1 / 256, 0, 1 / 256]
+    assert [smallest_p(claim, 1) for claim in claims] == [1 / 2, 1, 1 / 2, 1, 1 / 2]
+    assert [attainability([claim], 4).loc[0, "needed_seeds"] for claim in claims] == [5, 6, 5, 2, 5]
+    # Behind the equivalence four tests share the error: 4 / 2^7 ≤ 0.05 < 4 / 2^6.
+    assert attainability(claims, 8)["needed_seeds"].tolist() == [7, 7, 7, 2, 7]
 
 
 def test_a_claim_beyond_the_most_seeds_tried_has_none(monkeypatch: pytest.MonkeyPatch) -> None:

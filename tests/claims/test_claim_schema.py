@@ -105,6 +105,21 @@ def test_every_kind_is_read_from_toml_and_survives_json() -> None:
         ),
         ({"kind": "heterogeneity", "variant": "a", "measure": "kl", "prompt_set": None}, "outcome per prompt"),
         ({"kind": "ordering", "variants": ["a", "b"]}, "order"),
+        ({"kind": "order", "prompt_sets": ["a", "b"]}, "expected prompt_sets or prompt_set, found both"),
+        ({"kind": "order", "prompt_sets": ["a", "b"], "variants": ["c", "d"], "prompt_set": None}, "or prompt_sets = "),
+        ({"kind": "order", "prompt_sets": ["a"], "prompt_set": None}, "at least 2"),
+        ({"kind": "order", "prompt_sets": ["a", "a"], "prompt_set": None}, "distinct"),
+        (
+            {"kind": "order", "prompt_sets": ["a", "b"], "prompt_set": None, "paired": False},
+            "paired = true for prompt_se",
+        ),
+        ({"kind": "order", "prompt_sets": ["a", "b"], "prompt_set": None, "measure": "kl"}, "name the measure"),
+        ({"kind": "threshold", "prompt_sets": ["a"], "prompt_set": None}, "either bound"),
+        ({"kind": "threshold", "prompt_sets": ["a"], "prompt_set": None, "bound": 0.5, "paired": True}, "Extra inputs"),
+        (
+            {"kind": "trend", "prompt_sets": ["a", "b"], "prompt_set": None, "direction": "above"},
+            "'rising' or 'falling'",
+        ),
     ],
 )
 def test_a_malformed_claim_is_refused_with_its_reason(keys: dict[str, Any], message: str) -> None:
@@ -136,7 +151,7 @@ def test_names_that_the_study_does_not_have_are_refused_with_a_hint(
 
 def test_a_claim_compares_models_in_one_variant_and_names_its_language() -> None:
     stated = claim(kind="order", models=["mamba", "lstm"], language="dyck")
-    assert [tuple(group) for group in stated.groups] == [("mamba", "mamba", None), ("lstm", "lstm", None)]
+    assert [tuple(group) for group in stated.groups] == [("mamba", "mamba", None, None), ("lstm", "lstm", None, None)]
     known = {"anbn": ANBN["anbn"], "dyck": ANBN["anbn"]}
     check_claims([stated], ["lstm", "mamba"], ["normal"], known)
     for keys, message in (
@@ -147,6 +162,49 @@ def test_a_claim_compares_models_in_one_variant_and_names_its_language() -> None
         wrong = claim(**({"kind": "order", "models": ["mamba", "lstm"], "language": "dyck"} | keys))
         with pytest.raises(UsageError, match=message):
             check_claims([wrong], ["lstm", "mamba"], ["normal"], known)
+
+
+@pytest.mark.parametrize(
+    ("keys", "paired"),
+    [
+        ({"kind": "order", "variants": ["a", "b"]}, False),
+        ({"kind": "order", "models": ["a", "b"], "paired": True}, True),
+        ({"kind": "order", "prompt_sets": ["a", "b"], "prompt_set": None}, True),
+        ({"kind": "difference", "prompt_sets": ["a", "b"], "prompt_set": None, "paired": True}, True),
+        ({"kind": "equivalence", "variants": ["a", "b"], "paired": True, "margin": 0.1}, True),
+        ({"kind": "trend", "variants": ["a", "b"]}, True),
+        ({"kind": "threshold", "prompt_sets": ["a"], "prompt_set": None, "bound": 0.5}, False),
+        ({"kind": "heterogeneity", "variant": "a"}, False),
+    ],
+)
+def test_seeds_are_paired_where_prompt_sets_are_compared_or_where_the_claim_says_so(
+    keys: dict[str, Any], paired: bool
+) -> None:
+    stated = claim(**keys)
+    assert stated.is_paired is paired
+    assert READER.validate_json(stated.model_dump_json()) == stated
+    assert READER.validate_python(stated.model_dump(mode="json", exclude_none=True)) == stated
+
+
+def test_a_claim_compares_prompt_sets_and_knows_all_of_them() -> None:
+    sets = ["seen.k3.n0", "seen.k3.n4", "seen.k3.n16"]
+    known = {"ginc": Evaluated([("accuracy", name, "exact") for name in sets], [])}
+    on: dict[str, Any] = {"kind": "order", "measure": "accuracy", "prompt_set": None, "decoding": "exact"}
+    stated = claim(**on, prompt_sets=sets)
+    assert [tuple(group) for group in stated.groups] == [(name, None, None, name) for name in sets]
+    assert stated.selection(stated.groups[2]) == "accuracy on seen.k3.n16 (exact)"
+    check_claims([stated], ["lstm"], ["normal"], known)
+    wrong = claim(**on, prompt_sets=[*sets, "sen.k3.n16"])
+    with pytest.raises(UsageError, match=r"unknown prompt_set 'sen.k3.n16'; did you mean 'seen.k3.n16'"):
+        check_claims([wrong], ["lstm"], ["normal"], known)
+    with pytest.raises(UsageError, match="expected model = … because the study has 2 models"):
+        check_claims([stated], ["lstm", "mamba"], ["normal"], known)
+    baseline = claim(
+        **on | {"kind": "threshold", "baseline": "language", "decoding": "greedy"}, prompt_sets=["id", "ood"]
+    )
+    both = {"anbn": Evaluated([("accuracy", name, "greedy") for name in ("id", "ood")], [])}
+    with pytest.raises(UsageError, match="no law on ood prompts"):
+        check_claims([baseline], ["lstm"], ["normal"], both)
 
 
 def test_what_is_never_measured_together_is_refused_before_a_run() -> None:

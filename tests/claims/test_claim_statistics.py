@@ -8,6 +8,7 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from lmtest.claims import statistics as st
 
@@ -107,6 +108,57 @@ def test_against_a_constant_sample_only_the_other_one_varies() -> None:
     assert st.equivalent(a, b, 0.2) == pytest.approx(max(above, below), rel=1e-9)
 
 
+PAIRED = [(a, b) for a, b in [*PAIRS, *TIED] if len(a) == len(b)]
+PAIRED += [(a, np.roll(b[: len(a)], 1)) for a, b in PAIRS[:1]] + [(RNG.random(8), RNG.random(8))]
+
+
+@pytest.mark.parametrize(("a", "b"), PAIRED)
+@pytest.mark.parametrize("margin", [0.0, 0.1])
+def test_paired_permutation_tests_are_scipys_exact_sign_flips(a: np.ndarray, b: np.ndarray, margin: float) -> None:
+    def flipped(x: np.ndarray, axis: int = 0) -> np.ndarray:
+        return np.round(x.mean(axis), 12)
+
+    keys = {"permutation_type": "samples", "n_resamples": 10**6}
+    wanted = stats.permutation_test((np.round(b - a - margin, 12),), flipped, alternative="greater", **keys)
+    assert st.greater_pairs(a, b, margin) == pytest.approx(wanted.pvalue, abs=1e-12)
+    if margin == 0:
+        wanted = stats.permutation_test((np.round(b - a, 12),), flipped, alternative="two-sided", **keys)
+        assert st.apart_pairs(a, b) == pytest.approx(wanted.pvalue, abs=1e-12)
+
+
+@pytest.mark.parametrize(("a", "b"), [pair for pair in PAIRED if np.ptp(pair[1] - pair[0]) > 1e-9])
+@pytest.mark.parametrize("margin", [0.05, 0.5, 3.0])
+def test_paired_equivalence_is_the_worse_of_two_one_sided_t_tests(a: np.ndarray, b: np.ndarray, margin: float) -> None:
+    above = stats.ttest_rel(b, a - margin, alternative="greater").pvalue
+    below = stats.ttest_rel(b, a + margin, alternative="less").pvalue
+    assert st.equivalent_pairs(a, b, margin) == pytest.approx(max(above, below), rel=1e-9)
+
+
+def test_pairs_forget_what_seeds_share_and_rounding() -> None:
+    a, ones = RNG.normal(0, 10, 8), np.ones(8)
+    b = a + 0.1  # the same difference for every seed, up to rounding
+    assert st.greater_pairs(a, b) == st.smallest_positive(8) < 0.05 < st.greater(a, b)
+    assert st.greater_pairs(a, b, 0.1) == st.apart_pairs(a, b, 0.1) == st.greater_pairs(b, a) == 1.0
+    assert st.equivalent_pairs(a, b, 0.2) < 1e-9
+    assert st.equivalent_pairs(a, b, 0.1) == st.equivalent_pairs(b, a, 0.1) == 1.0
+    assert st.equivalent_pairs(ones, ones, 0.1) == 0.0
+    assert st.apart_pairs(ones, ones) == 1.0
+    assert math.isnan(st.equivalent_pairs(ones[:1], ones[:1], 0.1))
+    np.testing.assert_array_equal(st.differences(np.array([0.1 + 0.2, 0.7]), np.array([0.3, 0.8]), 0.0)[:1], 0.0)
+    np.testing.assert_array_equal(st.differences(np.array([0.7]), np.array([0.8]), 0.1), 0.0)
+
+
+def test_the_trend_of_a_seed_is_kendalls_tau_with_ties_as_nothing() -> None:
+    values = np.round(RNG.random((5, 30)), 1)
+    for seed, tau in enumerate(st.rises(list(values))):
+        x = values[:, seed]
+        assert tau == pytest.approx(sum(np.sign(x[j] - x[i]) for i, j in combinations(range(5), 2)) / 10)
+    distinct = RNG.permuted(np.tile(np.arange(6.0)[:, None], (1, 20)), axis=0)
+    for seed, tau in enumerate(st.rises(list(distinct))):
+        assert tau == pytest.approx(stats.kendalltau(range(6), distinct[:, seed]).statistic)
+    assert st.rises([np.full(3, 0.3), np.full(3, 0.1 + 0.2)]).tolist() == [0.0] * 3
+
+
 def test_constant_samples_give_point_intervals_and_certain_equivalence() -> None:
     for value in (0.0, 0.1, 1.0):
         x = np.full(7, value)
@@ -158,3 +210,8 @@ def test_holm_steps_down_and_counts_a_missing_test_as_failed() -> None:
     assert math.isnan(found[2])
     np.testing.assert_allclose(found[[0, 1, 3]], [wanted[0], wanted[1], wanted[3]])
     assert len(st.holm([])) == 0
+
+
+def test_holm_is_that_of_statsmodels_with_ties_too() -> None:
+    for p in (RNG.random(12), np.round(RNG.random(12), 1), RNG.random(12) / 50, np.ones(3), np.zeros(3)):
+        np.testing.assert_array_equal(st.holm(p), multipletests(p, method="holm")[1])

@@ -18,6 +18,7 @@ from lmtest.claims import (
     Heterogeneity,
     Order,
     Threshold,
+    Trend,
     judge,
 )
 from lmtest.claims import statistics as st
@@ -50,6 +51,11 @@ def difference(*variants: str, margin: float = 0.0) -> Difference:
 
 def threshold(*variants: str, **keys: Any) -> Threshold:
     return Threshold(kind="threshold", variants=list(variants), **{"id": "s/threshold"} | ON | keys)
+
+
+def on_sets(kind: type[Claim], *prompt_sets: str, **keys: Any) -> Any:
+    common = {"id": "s/sets", "statement": "It holds.", "measure": "R1", "kind": kind.__name__.lower()}
+    return kind(**common | {"prompt_sets": list(prompt_sets)} | keys)
 
 
 def heterogeneity(margin: float = 0.0) -> Heterogeneity:
@@ -319,3 +325,128 @@ def test_models_are_compared_within_one_language_and_one_variant() -> None:
         judge(
             [Order(kind="order", id="s", models=["lstm", "mamba"], **ON)], **tables, seeds_asked=4, required_saturated=1
         )
+
+
+def put_to(sets: Samples, references: dict[str, float] | None = None) -> pd.DataFrame:
+    """Samples by prompt set → measurements of `normal`."""
+    tables = [
+        measured({"normal": values}, references=references).assign(prompt_set=name) for name, values in sets.items()
+    ]
+    return pd.concat([table[table["value"] != 0.5] for table in tables])  # without the noise, which has sets of its own
+
+
+WIDE = [0.1, 0.9, 0.3, 0.7, 0.2, 0.8, 0.4, 0.6]
+"""Seeds that differ among themselves far more than a prompt set changes any of them."""
+STEP = [0.03, 0.02, 0.04, 0.03, 0.02, 0.04, 0.03, 0.03]
+SETS = {f"n{i}": [x + i * d for x, d in zip(WIDE, STEP, strict=True)] for i in range(4)} | {"flat": WIDE}
+
+
+@pytest.mark.parametrize(
+    ("claim", "wanted", "effect", "p_raw"),
+    [
+        (on_sets(Order, "n0", "n1"), "supported", 0.03, 1 / 256),
+        (on_sets(Order, "n0", "n1", "n3"), "supported", 0.03, 1 / 256),
+        (on_sets(Order, "n1", "n0"), "refuted", -0.03, 1.0),
+        (on_sets(Order, "n0", "flat"), "refuted", 0.0, 1.0),
+        (on_sets(Order, "n0", "n2", margin=0.03), "supported", 0.06, 1 / 256),
+        (on_sets(Order, "n0", "n1", margin=0.029), "undecided", 0.03, None),
+        (on_sets(Order, "n0", "n1", margin=0.05), "refuted", 0.03, 1.0),
+        (on_sets(Difference, "n1", "n0"), "supported", -0.03, 1 / 128),
+        (on_sets(Difference, "n0", "n1", margin=0.05), "refuted", 0.03, 1.0),
+        (on_sets(Equivalence, "n0", "n1", margin=0.05), "supported", 0.03, None),
+        (on_sets(Equivalence, "n0", "n1", margin=0.01), "refuted", 0.03, None),
+        (on_sets(Equivalence, "n0", "n1", "n3", margin=0.05), "refuted", 0.09, None),
+        (on_sets(Trend, "n0", "n1", "flat"), "refuted", 0.0, 1.0),
+        (on_sets(Trend, "n0", "n1", "n2", "n3"), "supported", 1.0, 1 / 256),
+        (on_sets(Trend, "n0", "n2", "n1", "n3"), "supported", 2 / 3, 1 / 256),
+        (on_sets(Trend, "n3", "n2", "n1"), "refuted", -1.0, 1.0),
+        (on_sets(Trend, "n3", "n2", "n1", direction="falling"), "supported", 1.0, 1 / 256),
+        (on_sets(Threshold, "n3", "n0", bound=0.05), "supported", 0.45, 1 / 256),
+    ],
+)
+def test_prompt_sets_are_compared_seed_by_seed(claim: Claim, wanted: str, effect: float, p_raw: float | None) -> None:
+    row = verdict(claim, {"normal": WIDE}, measurements=put_to(SETS))
+    assert row["verdict"] == wanted
+    assert row["effect"] == pytest.approx(effect)
+    assert row["lower"] <= row["effect"] <= row["upper"]
+    assert p_raw is None or row["p_raw"] == p_raw
+    assert (row["seeds_used"], row["seeds_asked"]) == (8, 8)
+
+
+def test_verdicts_on_prompt_sets_name_them_and_their_tests() -> None:
+    table = put_to(SETS)
+    for claim, test, note in (
+        (on_sets(Order, "n0", "n1"), "exact sign-flip of paired differences, one-sided", "n1 − n0"),
+        (on_sets(Difference, "n0", "n1"), "exact sign-flip of paired differences, two-sided", "n1 − n0"),
+        (on_sets(Equivalence, "n0", "n1", margin=0.1), "two one-sided t tests of paired differences", "n1 − n0"),
+        (on_sets(Trend, "n0", "n1"), "exact sign-flip of Kendall's τ, one-sided", "the trend along n0, n1"),
+        (on_sets(Threshold, "n3", bound=0.05), "exact sign-flip, one-sided", "n3"),
+    ):
+        row = verdict(claim, {"normal": WIDE}, measurements=table)
+        assert (row["test"], row["note"]) == (test, f"the effect is that of {note}")
+
+
+def test_the_baseline_of_a_prompt_set_is_that_of_the_same_prompts() -> None:
+    table = put_to({"n0": WIDE}, {"stop": 0.1}), put_to({"n1": WIDE}, {"stop": 0.9})
+    for name, wanted in (("n0", "supported"), ("n1", "refuted")):
+        claim = on_sets(Threshold, name, baseline="stop", id=name)
+        row = verdict(claim, {"normal": WIDE}, measurements=pd.concat(table))
+        assert row["verdict"] == wanted
+        assert row["effect"] == pytest.approx(np.mean(WIDE) - {"n0": 0.1, "n1": 0.9}[name])
+
+
+def test_pairing_sees_what_independent_samples_hide_and_is_asked_for() -> None:
+    samples = {"before": WIDE, "after": SETS["n1"]}
+    for kind, keys in ((Order, {}), (Difference, {}), (Equivalence, {"margin": 0.05})):
+        common = ON | {"id": "s", "kind": kind.__name__.lower(), "variants": ["before", "after"]} | keys
+        assert verdict(kind(**common), samples)["verdict"] == "undecided"
+        row = verdict(kind(**common, paired=True), samples)
+        assert (row["verdict"], row["note"]) == ("supported", "")
+        shuffled = put_to(SETS).sample(frac=1, random_state=0)  # the order of rows is not that of seeds
+        again = verdict(on_sets(kind, "n0", "n1", **keys), {"normal": WIDE}, measurements=shuffled)
+        assert again["p_raw"] == row["p_raw"]
+
+
+def test_a_seed_without_its_pair_leaves_the_verdict_open() -> None:
+    table = put_to(SETS)
+    short = table[(table["prompt_set"] != "n1") | (table["seed"] != 3)]
+    for kind in (Order, Trend):
+        row = verdict(on_sets(kind, "n0", "n1", "n2"), {"normal": WIDE}, measurements=short)
+        assert (row["verdict"], row["seeds_used"], row["p_raw"]) == ("undecided", 7, 1 / 128)
+        assert row["note"].startswith("only 7 of 8 seeds of n1 are there; no pairs at seed 3: not in every group; ")
+    # As many seeds as asked for in both groups, but not the same ones.
+    shifted = table.assign(seed=table["seed"] + (table["prompt_set"] == "n1"))
+    row = verdict(on_sets(Order, "n0", "n1"), {"normal": WIDE}, measurements=shifted)
+    assert (row["verdict"], row["seeds_used"]) == ("undecided", 7)
+    assert row["note"].startswith("no pairs at seed 0, 8: not in every group")
+    nothing = verdict(on_sets(Order, "n0", "elsewhere"), {"normal": WIDE}, measurements=table)
+    assert (nothing["verdict"], nothing["seeds_used"], math.isnan(nothing["p_raw"])) == ("undecided", 0, True)
+
+
+def test_unsaturated_models_are_told_of_once_whatever_the_prompt_sets() -> None:
+    certificates = certified({"normal": WIDE}, {"normal": 5})
+    row = verdict(on_sets(Order, "n0", "n1"), {}, measurements=put_to(SETS), certificates=certificates)
+    assert row["verdict"] == "undecided"
+    assert row["note"] == "only 3 of 8 seeds are saturated; the effect is that of n1 − n0"
+    table = put_to(SETS | {"n1": [*WIDE[:7], math.nan]})
+    row = verdict(on_sets(Order, "n0", "n1"), {"normal": WIDE}, measurements=table)
+    assert row["note"] == "R1 on n1 (greedy) is no finite number at seed 7"
+
+
+def test_at_the_edge_of_its_region_a_paired_claim_is_rarely_supported() -> None:
+    rng, runs, seeds = np.random.default_rng(4), 600, 8
+    hits = dict.fromkeys(["order", "tied order", "difference", "trend", "equivalence", "tied equivalence"], 0)
+    for _ in range(runs):
+        own = rng.normal(0.5, 0.2, seeds)  # what a seed brings to all prompt sets
+        a, b, c = own + rng.normal(0, 0.05, (3, seeds))
+        # Shares of few prompts: most seeds tie.
+        few, other = rng.binomial(4, np.clip(own, 0.05, 0.95), (2, seeds)) / 4
+        hits["order"] += st.greater_pairs(a, b + 0.1, 0.1) <= 0.05
+        hits["tied order"] += st.greater_pairs(few, other) <= 0.05
+        hits["difference"] += st.apart_pairs(a, b) <= 0.05
+        hits["trend"] += st.positive(st.rises(list(np.round([a, b, c], 1)))) <= 0.05
+        hits["equivalence"] += st.equivalent_pairs(a, b + 0.1, 0.1) <= 0.05
+        hits["tied equivalence"] += st.equivalent_pairs(few, other + 0.25, 0.25) <= 0.05
+    noise = 3 * math.sqrt(0.05 * 0.95 / runs)
+    assert all(times / runs <= 0.05 + noise for times in hits.values()), hits
+    assert min(hits["order"], hits["equivalence"]) > 0
