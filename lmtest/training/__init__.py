@@ -1,6 +1,8 @@
 """Floor 2: language + architecture + objective in, checkpoint out."""
 
-from lmtest.training.loop import TrainingConfig, train
+from lmtest.training.config import TrainingConfig
+from lmtest.training.curriculum import LanguageCurriculum
+from lmtest.training.loop import train
 from lmtest.training.objectives import Adversarial, MaximumLikelihood, Objective, Oracle
 
-__all__ = ["Adversarial", "MaximumLikelihood", "Objective", "Oracle", "TrainingConfig", "train"]
+__all__ = ["Adversarial", "LanguageCurriculum", "MaximumLikelihood", "Objective", "Oracle", "TrainingConfig", "train"]

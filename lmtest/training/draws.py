@@ -38,7 +38,7 @@ class Draws:
     def laws(self, rows: list[Row]) -> list[np.ndarray]:
         """For each string its next-symbol laws [length + 1, V], the one behind its last symbol included."""
         if self._listed is None:
-            return self._compute(rows)
+            return self._in_parts(rows)
         return [self._laws[row] for row in rows]
 
     @cached_property
@@ -54,8 +54,11 @@ class Draws:
     def _laws(self) -> dict[Row, np.ndarray]:
         assert self._listed is not None
         rows = self._listed[0]
+        return dict(zip(rows, self._in_parts(rows), strict=True))
+
+    def _in_parts(self, rows: list[Row]) -> list[np.ndarray]:
         parts = [rows[i : i + LAWS_AT_ONCE] for i in range(0, len(rows), LAWS_AT_ONCE)]
-        return dict(zip(rows, (law for part in parts for law in self._compute(part)), strict=True))
+        return [law for part in parts for law in self._compute(part)]
 
     def _compute(self, rows: list[Row]) -> list[np.ndarray]:
         laws = self.language.next_log_probs(self.language.vocabulary.pack(rows)[0])[0].exp().float().numpy()

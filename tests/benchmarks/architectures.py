@@ -17,7 +17,7 @@ import torch
 
 from lmtest.languages import Language, build_language
 from lmtest.study import Study
-from lmtest.training import MaximumLikelihood, TrainingConfig
+from lmtest.training import LanguageCurriculum, MaximumLikelihood, TrainingConfig
 from lmtest.training.loop import Steps
 from lmtest.validation import read_toml, validate
 
@@ -38,7 +38,8 @@ def step_seconds(study: Study, name: str, length: int, device: str) -> float:
     config = study.models[name].model_copy(update={"context": length + 1} if name == "linear" else {})
     model = config.build(language.vocabulary, range(SEEDS), device)
     training = TrainingConfig(steps=TIMED + 2, batch=STRINGS)
-    steps = Steps(model, language, MaximumLikelihood(objective="maximum_likelihood"), [], training)
+    objective = MaximumLikelihood(objective="maximum_likelihood")
+    steps = Steps(model, LanguageCurriculum(model, language, objective, [], training), training)
     times = []
     for step in range(TIMED + 2):
         began = time.perf_counter()

@@ -13,7 +13,15 @@ from lmtest.languages import Language, load_language
 from lmtest.languages.prompts import prompts_of_length
 from lmtest.models.transformer import Transformer, TransformerConfig
 from lmtest.seeds import generator
-from lmtest.training import Adversarial, MaximumLikelihood, Objective, Oracle, TrainingConfig, train
+from lmtest.training import (
+    Adversarial,
+    LanguageCurriculum,
+    MaximumLikelihood,
+    Objective,
+    Oracle,
+    TrainingConfig,
+    train,
+)
 from lmtest.training.batches import Batch, completions, cross_entropy, packed_batch, tree_batch, whole
 from lmtest.training.draws import Draws
 from lmtest.training.loop import learning_rate
@@ -46,7 +54,8 @@ def run(
 
     prompts = prompts_of_length(language, 4)[1].rows
     table = TrainingConfig(**{"steps": 24, "probe_every": 10, **config})
-    train(stack, language, objective, prompts, table, path, IDENTITY, interrupted=interrupted)
+    curriculum = LanguageCurriculum(stack, language, objective, prompts, table)
+    train(stack, curriculum, table, path, IDENTITY, interrupted=interrupted)
     return stack
 
 
@@ -214,7 +223,8 @@ def test_a_stopped_seed_stays_as_it_was(anbn_small: Language, tmp_path: Path) ->
 
     stack = build(anbn_small)
     config = TrainingConfig(steps=40, probe_every=10)
-    progress = train(stack, anbn_small, NORMAL, [], config, tmp_path / "a", IDENTITY, stop=stop)
+    curriculum = LanguageCurriculum(stack, anbn_small, NORMAL, [], config)
+    progress = train(stack, curriculum, config, tmp_path / "a", IDENTITY, stop=stop)
     assert progress.stopped == {0: 10, 1: 20}
     assert progress.step == 20  # all have stopped: no further
     for name, value in stack.parameters.items():
@@ -226,9 +236,8 @@ def test_training_lowers_the_loss_towards_the_floor(anbn_small: Language, tmp_pa
     seen: list[float] = []
     stack = build(anbn_small)
     config = TrainingConfig(steps=60)
-    train(
-        stack, anbn_small, NORMAL, [], config, tmp_path / "a", IDENTITY, report=lambda step, excess: seen.append(excess)
-    )
+    curriculum = LanguageCurriculum(stack, anbn_small, NORMAL, [], config)
+    train(stack, curriculum, config, tmp_path / "a", IDENTITY, report=lambda step, excess: seen.append(excess))
     assert min(seen) > -1e-5
     assert seen[-1] < 0.5 * seen[0]
 
@@ -244,23 +253,18 @@ def test_a_truncated_checkpoint_says_so(anbn_small: Language, tmp_path: Path) ->
 
 def test_a_checkpoint_of_another_vocabulary_is_refused(anbn_small: Language, tmp_path: Path) -> None:
     run(anbn_small, tmp_path / "a")
+    stack, config = build(anbn_small), TrainingConfig(steps=24)
+    curriculum = LanguageCurriculum(stack, anbn_small, NORMAL, [], config)
     with pytest.raises(UsageError, match=r"another vocabulary: expected \['a', 'c'\], found \['a', 'b'\]"):
-        train(
-            build(anbn_small),
-            anbn_small,
-            NORMAL,
-            [],
-            TrainingConfig(steps=24),
-            tmp_path / "a",
-            {"vocabulary": ["a", "c"]},
-        )
+        train(stack, curriculum, config, tmp_path / "a", {"vocabulary": ["a", "c"]})
 
 
 def test_a_language_without_a_listable_support_needs_a_batch_size(tmp_path: Path) -> None:
     language = load_language("dyck2")
     with pytest.raises(UsageError, match="batch = 128"):
-        train(build(language), language, NORMAL, [], TrainingConfig(steps=2), tmp_path / "a", IDENTITY)
-    train(build(language), language, NORMAL, [], TrainingConfig(steps=2, batch=3), tmp_path / "a", IDENTITY)
+        LanguageCurriculum(build(language), language, NORMAL, [], TrainingConfig(steps=2))
+    stack, config = build(language), TrainingConfig(steps=2, batch=3)
+    train(stack, LanguageCurriculum(stack, language, NORMAL, [], config), config, tmp_path / "a", IDENTITY)
 
 
 def test_schedules_rise_and_fall() -> None:
