@@ -145,7 +145,8 @@ def draw(mixture: Mixture, n: int, length: int, rng: np.random.Generator) -> tup
 def pick(cumulative: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """One choice [N] from each row of cumulative laws [N, K]; never one of probability 0."""
     places = rng.random((len(cumulative), 1)) * cumulative[:, -1:]
-    return (places >= cumulative).sum(-1).clip(max=cumulative.shape[1] - 1)
+    chosen: np.ndarray = (places >= cumulative).sum(-1)
+    return chosen.clip(max=cumulative.shape[1] - 1)
 
 
 def evenly(concepts: int) -> Tensor:

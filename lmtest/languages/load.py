@@ -12,6 +12,8 @@ from lmtest.languages.arranged import Arranged
 from lmtest.languages.base import Language
 from lmtest.languages.bracket_rules import read_pairs
 from lmtest.languages.brackets import Brackets
+from lmtest.languages.hmm_construction import Construction
+from lmtest.languages.hmm_mixture import HmmMixture
 from lmtest.languages.laws import LAWS, ExponentLaw, FiniteTable
 from lmtest.languages.pcfg import Pcfg
 from lmtest.languages.prompts import compile_prompts
@@ -105,11 +107,24 @@ class BracketsFile(_Common):
         )
 
 
-KINDS: dict[str, type[PcfgFile | TemplateFile | ArrangedFile | BracketsFile]] = {
+class HmmMixtureFile(_Common, Construction):
+    """`kind = "hmm_mixture"`; the knobs of the construction are keys of the file."""
+
+    kind: Literal["hmm_mixture"]
+    length: int = Field(ge=1, le=100_000)
+
+    def language(self, name: str) -> Language:
+        return HmmMixture(
+            self, self.length, name=name, title=self.title, source=self.source, max_length=self.max_length
+        )
+
+
+KINDS: dict[str, type[PcfgFile | TemplateFile | ArrangedFile | BracketsFile | HmmMixtureFile]] = {
     "pcfg": PcfgFile,
     "template": TemplateFile,
     "arranged": ArrangedFile,
     "brackets": BracketsFile,
+    "hmm_mixture": HmmMixtureFile,
 }
 
 
