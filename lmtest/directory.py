@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import subprocess
@@ -14,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -110,7 +110,8 @@ def resolve(name: str, study: Study, languages: Mapping[str, Language]) -> dict[
 
 def _resolve_language(study: Study, language: Language) -> dict[str, Any]:
     tokens = language.mean_length() + 1
-    evaluator = study.evaluators.rule_extrapolation.evaluator(language)
+    # Long documents say more each: as many symbols as 10,000 strings of a hundred.
+    draws = int(min(10_000, max(200, 1e6 / tokens))) if math.isfinite(tokens) else 10_000
     return {
         "name": language.name,
         "title": language.title,
@@ -118,7 +119,7 @@ def _resolve_language(study: Study, language: Language) -> dict[str, Any]:
         "symbols": list(language.symbols),
         "definition": language.definition,
         "rules": {key: rule.text for key, rule in language.rules.items()},
-        "entropy": vars(language.entropy()),
+        "entropy": vars(language.entropy(draws=draws)),
         "mean_length": language.mean_length(),
         "epsilon": study.saturation.epsilon * (tokens if study.saturation.per == "token" else 1.0),
         "models": {
@@ -128,8 +129,9 @@ def _resolve_language(study: Study, language: Language) -> dict[str, Any]:
             for key, model in study.models.items()
         },
         "prompt_sets": {
-            key: {"count": len(prompts.rows), "mass": float(np.exp(prompts.log_mass).sum())}
-            for key, prompts in evaluator.prompt_sets.items()
+            name: vars(size)
+            for evaluator in study.evaluators.build(language)
+            for name, size in evaluator.sizes().items()
         },
     }
 

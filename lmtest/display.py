@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from lmtest.cells import Cell, Workshop
+from lmtest.cells import Cell
+from lmtest.workshop import Workshop
 
 EARLY = 0.05
 """Share of its steps before which a cell's pace says little: the first ones are probed often."""
@@ -40,7 +41,7 @@ class Bars:
         self.jobs = 1
 
     def start(self, workshop: Workshop, all_cells: Sequence[Cell], waiting: Sequence[Cell], jobs: int) -> None:
-        self.steps = {cell: workshop.training(cell).steps for cell in waiting}
+        self.steps = {cell: workshop.steps(cell) for cell in waiting}
         self.jobs = min(jobs, max(1, len(waiting)))
         self.console.print(
             f"{workshop.study.title}\n{len(waiting)} of {len(all_cells)} cells to do; results go to {workshop.directory}"
@@ -55,7 +56,7 @@ class Bars:
             self.tasks[cell] = self.progress.add_task(_label(cell), total=self.steps[cell], excess="", left="")
             self.began[cell] = now, step
         since, first = self.began[cell]
-        if step - first >= EARLY * self.steps[cell]:
+        if step - first >= max(1.0, EARLY * self.steps[cell]):
             self.pace[cell.language, cell.model] = (now - since) / (step - first)
         self.reached[cell] = step
         self.progress.update(self.tasks[cell], completed=step, excess=f"{excess:+.4f} nats")

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from lmtest.cells import Workshop, cells
+from lmtest.cells import Cell, cells
 from lmtest.claims import attainability
+from lmtest.evaluators.evaluator import Evaluator
 from lmtest.languages import Language
 from lmtest.pool import one_thread
-from lmtest.study import Evaluators, Study
-from lmtest.training.loop import Steps
+from lmtest.study import Study
+from lmtest.workshop import Workshop
 
 TIMED_UPDATES = 3
 
@@ -29,29 +30,21 @@ class DryRun:
 
 
 def dry_run(name: str, study: Study, languages: Mapping[str, Language], jobs: int, device: str) -> DryRun:
-    """Builds one stack of every language × model × variant, times a few updates, and adds up."""
+    """Builds one stack of every language × model × variant, times a few updates where it trains, and adds up."""
     workshop = Workshop(name, study, dict(languages), Path(), device)
     update_seconds: dict[tuple[str, str, str], float] = {}
     rows = []
     for cell in cells(study, languages):
         kind = (cell.language, cell.model, cell.variant)
-        config, language = workshop.training(cell), languages[cell.language]
+        steps = workshop.steps(cell)
         if kind not in update_seconds:
-            prompts = workshop.evaluators[cell.language].rule_extrapolation.trainable
-            with one_thread():
-                steps = Steps(workshop.build(cell), language, study.variants[cell.variant], prompts, config)
-                steps.update(0, [])
-                began = time.perf_counter()
-                for step in range(1, 1 + TIMED_UPDATES):
-                    steps.update(step, [])
-                update_seconds[kind] = (time.perf_counter() - began) / TIMED_UPDATES
-        parameters = study.models[cell.model].n_parameters(language.vocabulary)
-        seconds = update_seconds[kind] * config.steps
-        rows.append((*kind, list(cell.seeds), parameters, config.steps, round(seconds, 3)))
+            update_seconds[kind] = _update_seconds(workshop, cell) if steps else 0.0
+        parameters = study.models[cell.model].n_parameters(languages[cell.language].vocabulary)
+        rows.append((*kind, list(cell.seeds), parameters, steps, round(update_seconds[kind] * steps, 3)))
     table = pd.DataFrame(
         rows, columns=["language", "model", "variant", "seeds", "parameters", "steps", "training_seconds"]
     )
-    counts = {language: _prompt_counts(evaluators) for language, evaluators in workshop.evaluators.items()}
+    counts = {name: prompt_counts(evaluators) for name, evaluators in workshop.evaluators.items()}
     parallel = min(jobs, len(table))
     return DryRun(
         table,
@@ -60,6 +53,18 @@ def dry_run(name: str, study: Study, languages: Mapping[str, Language], jobs: in
     )
 
 
-def _prompt_counts(evaluators: Evaluators) -> dict[str, int]:
-    counts = {key: len(prompts.rows) for key, prompts in evaluators.rule_extrapolation.prompt_sets.items()}
-    return counts | {"ood": sum(size for key, size in counts.items() if key.startswith("ood"))}
+def _update_seconds(workshop: Workshop, cell: Cell) -> float:
+    with one_thread():
+        steps = workshop.rehearse(cell)
+        steps.update(0, [])
+        began = time.perf_counter()
+        for step in range(1, 1 + TIMED_UPDATES):
+            steps.update(step, [])
+        return (time.perf_counter() - began) / TIMED_UPDATES
+
+
+def prompt_counts(evaluators: Sequence[Evaluator]) -> dict[str, int]:
+    """How many prompts each set has; those out of distribution together are "ood"."""
+    counts = {name: size.count for evaluator in evaluators for name, size in evaluator.sizes().items()}
+    outside = sum(count for name, count in counts.items() if name.startswith("ood"))
+    return counts | ({"ood": outside} if outside else {})

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from lmtest import atomic, directory
-from lmtest.cells import Cell, Workshop, cells
+from lmtest.cells import Cell, cells
 from lmtest.claims import compare_published, judge
 from lmtest.directory import Run
 from lmtest.errors import Interrupted, UsageError
@@ -23,6 +23,7 @@ from lmtest.pool import one_thread, run_cells
 from lmtest.published import published_rows
 from lmtest.report import write_report
 from lmtest.study import load_study
+from lmtest.workshop import Workshop
 
 
 class Display(Protocol):
@@ -80,7 +81,8 @@ def run_study(
 
     shown.start(workshop, everything, waiting, n_jobs)
     try:
-        run_cells(workshop, _longest_first(workshop, waiting), n_jobs, shown.step, done)
+        for wave in _waves(workshop, waiting):
+            run_cells(workshop, wave, n_jobs, shown.step, done)
         tables = collect(workshop, everything)
         tables["verdicts"] = judge(
             study.claims,
@@ -118,14 +120,17 @@ def collect(workshop: Workshop, everything: Sequence[Cell]) -> dict[str, pd.Data
     return tables
 
 
-def _longest_first(workshop: Workshop, waiting: Sequence[Cell]) -> list[Cell]:
-    """Cells that also train on prompts, or that take more steps, go first, so that the processes end together."""
+def _waves(workshop: Workshop, waiting: Sequence[Cell]) -> list[list[Cell]]:
+    """What is trained from scratch, then what is derived from it; in each the longest first, so that processes end together."""
+    variants = workshop.study.variants
 
     def work(cell: Cell) -> tuple[bool, int]:
-        alone = workshop.study.variants[cell.variant].objective == "maximum_likelihood"
-        return alone, -workshop.training(cell).steps
+        shows = cell.variant in variants and variants[cell.variant].objective != "maximum_likelihood"
+        return not shows, -workshop.steps(cell)
 
-    return sorted(waiting, key=work)
+    trained = [cell for cell in waiting if cell.variant in variants]
+    derived = [cell for cell in waiting if cell.variant not in variants]
+    return [sorted(wave, key=work) for wave in (trained, derived) if wave]
 
 
 def pick_device(device: str) -> str:

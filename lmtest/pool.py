@@ -17,8 +17,9 @@ from typing import Any, Protocol
 
 import torch
 
-from lmtest.cells import Cell, Workshop
+from lmtest.cells import Cell
 from lmtest.errors import Interrupted, LmtestError
+from lmtest.workshop import Workshop
 
 REPORT_SECONDS = 0.2
 

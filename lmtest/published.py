@@ -148,7 +148,9 @@ def published_rows(cells: Sequence[pd.DataFrame], saturation: SaturationConfig) 
         language = load_language(str(name))
         tokens = language.mean_length() + 1 if saturation.per == "token" else 1.0
         half = _half_widths(rows["loss_spread"], rows["seeds"]) + rows["loss_rounding"]
-        excess = rows["loss"] * rows["positions"] - language.entropy().value
+        # The entropy of a language without a closed form takes a while: only where there is a loss to compare.
+        floor = language.entropy().value if rows["loss"].notna().any() else math.nan
+        excess = rows["loss"] * rows["positions"] - floor
         outside = rows.loc[rows["prompt_set"] == "ood", "measure"]
         known = trivial_levels(language, outside.unique().tolist()) if len(outside) else {}
         parts.append(

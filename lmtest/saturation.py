@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -49,6 +49,16 @@ class Certificate:
         """Whether the upper end is below ε."""
         return np.asarray(self.upper / (self.tokens if config.per == "token" else 1.0) < config.epsilon)
 
+    def plus(self, kl: np.ndarray, lower: np.ndarray, upper: np.ndarray, exact: bool) -> Certificate:
+        """The certificate of a model whose KL is larger by so much, known within [lower, upper] by draws of its own."""
+        return replace(
+            self,
+            kl=np.maximum(self.kl + kl, 0.0),
+            lower=np.maximum(self.lower + lower, 0.0),
+            upper=self.upper + upper,
+            exact=self.exact and exact,
+        )
+
 
 def certify(language: Language, model: LanguageModel, draws: int, rng: np.random.Generator) -> Certificate:
     """KL(language ‖ model): over the whole support where that is small, else the mean over `draws` fresh strings."""
@@ -67,6 +77,21 @@ def certify(language: Language, model: LanguageModel, draws: int, rng: np.random
         half = np.where(np.isfinite(half), half, 0.0)  # an infinite KL is infinite beyond doubt
         lower, upper = np.maximum(kl - half, 0.0), kl + half
     return Certificate(kl, lower, upper, language.mean_length() + 1, exact)
+
+
+def added_kl(
+    language: Language, before: LanguageModel, after: LanguageModel, draws: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """KL(language ‖ after) − KL(language ‖ before) [S] in nats per string, with 95 % interval ends, paired by string."""
+    support = language.support()
+    if support is not None and sum(len(row) + 1 for row in support.rows) <= EXACT_TOKENS:
+        difference = string_kl(language, after, support.rows) - string_kl(language, before, support.rows)
+        value = (difference * support.log_probs.exp()).sum(-1).numpy()
+        return value, value, value
+    rows = language.sample_ids(draws, rng)
+    sample = (string_kl(language, after, rows) - string_kl(language, before, rows)).numpy()
+    half = stats.t.ppf(0.975, draws - 1) * sample.std(-1, ddof=1) / math.sqrt(draws)
+    return sample.mean(-1), sample.mean(-1) - half, sample.mean(-1) + half
 
 
 def string_kl(language: Language, model: LanguageModel, rows: Sequence[tuple[int, ...]]) -> Tensor:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from pydantic import Field, field_validator, model_validator
 
-from lmtest.claims import Claim, Evaluated, check_claims
+from lmtest.claims import Claim, check_claims
 from lmtest.errors import UsageError, nearest
-from lmtest.evaluators.rule_extrapolation import RuleExtrapolation, RuleExtrapolationConfig
-from lmtest.evaluators.string_mass import StringMass, StringMassConfig
+from lmtest.evaluators.contract import Evaluated
+from lmtest.evaluators.registry import EvaluatorsConfig, measured, trainable
 from lmtest.languages import Language, load_language, shipped_languages
 from lmtest.models.registry import ModelConfig
 from lmtest.overrides import apply_override
@@ -24,39 +22,10 @@ from lmtest.published import PublishedTable, match_published
 from lmtest.saturation import SaturationConfig
 from lmtest.training import Objective, TrainingConfig
 from lmtest.validation import Table, read_toml, validate
+from lmtest.variants.registry import Derivation, DerivedConfig
 
-
-class EvaluatorsConfig(Table):
-    """The `[evaluators.NAME]` tables of a study."""
-
-    rule_extrapolation: RuleExtrapolationConfig = RuleExtrapolationConfig()
-    string_mass: StringMassConfig | None = None
-
-    def build(self, language: Language) -> Evaluators:
-        string_mass = None if self.string_mass is None else self.string_mass.evaluator(language)
-        return Evaluators(self.rule_extrapolation.evaluator(language), string_mass)
-
-
-@dataclass(frozen=True)
-class Evaluators:
-    """The evaluators of one language."""
-
-    rule_extrapolation: RuleExtrapolation
-    string_mass: StringMass | None
-
-    def measured(self) -> Evaluated:
-        """What there will be a value, or an outcome for each prompt, of."""
-        rules = self.rule_extrapolation
-        decodings: list[str] = [*rules.config.decodings]
-        values = {*itertools.product(rules.measures, [*rules.prompt_sets, "ood"], decodings)}
-        if self.string_mass is not None:
-            values |= {*itertools.product(self.string_mass.measures, ["strings"], ["exact"])}
-        single = [m for m in rules.measures if m != "finish_rate" and not m.endswith("_finished")]
-        return Evaluated(values, {*itertools.product(single, rules.prompt_sets, decodings)})
-
-    def snapshots(self, steps: int) -> list[int]:
-        """The steps at which short strings are weighed."""
-        return [] if self.string_mass is None else self.string_mass.snapshot_steps(steps)
+REFERENCES = ("reference", "language", "uniform", "stop", "rule_keeper", "ngram", "normative")
+"""Names that the reference models have in the tables, or that mark them."""
 
 
 class Adjustment(Table):
@@ -100,6 +69,8 @@ class Study(Table):
     training: TrainingConfig
     exceptions: list[Adjustment] = []
     variants: dict[str, Objective] = Field(min_length=1)
+    derived: dict[str, DerivedConfig] = {}
+    """Variants made from those: the same models, changed or trained on."""
     saturation: SaturationConfig = SaturationConfig()
     evaluators: EvaluatorsConfig = EvaluatorsConfig()
     claims: list[Claim] = []
@@ -112,13 +83,24 @@ class Study(Table):
         parse_seeds(seeds)
         return seeds
 
-    @field_validator("models", "variants")
+    @field_validator("models", "variants", "derived")
     @classmethod
     def _names(cls, tables: dict[str, Any]) -> dict[str, Any]:
         for name in tables:
             if not re.fullmatch(r"\w+", name) or name == "reference":
                 raise ValueError(f"expected a name of letters, digits and _ other than 'reference', found {name!r}")
         return tables
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_variant(cls, data: Any) -> Any:
+        """A claim that names no variant is about the only one that is trained from scratch, whatever is derived from it."""
+        variants, claims = data.get("variants"), data.get("claims")
+        if not (data.get("derived") and isinstance(variants, dict) and len(variants) == 1 and isinstance(claims, list)):
+            return data
+        default = {"variant": next(iter(variants))}
+        named = [c if not isinstance(c, dict) or {"variant", "variants"} & c.keys() else c | default for c in claims]
+        return data | {"claims": named}
 
     @model_validator(mode="after")
     def _has_languages(self) -> Study:
@@ -144,10 +126,18 @@ class Study(Table):
                 config = validate(TrainingConfig, table, f"exceptions.{number}, for {model} on {language}")
         return config
 
+    def parent(self, variant: str) -> str:
+        """The trained variant that a derived one is made from."""
+        return self.derived[variant].of or next(iter(self.variants))
+
     def published_cells(self, languages: Collection[str], folder: Path) -> list[pd.DataFrame]:
         """The published cells that the study can be compared with; its file lies in `folder`. UsageError: unknown names."""
-        names = languages, self.models, self.variants, folder
-        return [match_published(table, *names) for table in self.published_tables]
+        cells = []
+        for table in self.published_tables:
+            # A cell is of what was trained from scratch, unless the study says otherwise.
+            variants = self.variants if table.variant is None else {**self.variants, **self.derived}
+            cells.append(match_published(table, languages, self.models, variants, folder))
+        return cells
 
 
 def parse_seeds(seeds: str | int | Sequence[int]) -> list[int]:
@@ -195,7 +185,9 @@ def load_study(
 
 
 def _check(study: Study, languages: dict[str, Language]) -> None:
-    models, variants = set(study.models), set(study.variants)
+    models, variants = set(study.models), {*study.variants, *study.derived}
+    for name, derivation in study.derived.items():
+        _check_derivation(study, name, derivation)
     for exception in study.exceptions:
         for what, named, known in (
             ("language", exception.languages, set(languages)),
@@ -221,32 +213,41 @@ def _check(study: Study, languages: dict[str, Language]) -> None:
                 raise UsageError(f"published {row.label!r}: unknown {found!r}; {nearest(found, names)}")
 
 
+def _check_derivation(study: Study, name: str, derivation: Derivation) -> None:
+    if name in study.variants or name in REFERENCES:
+        raise UsageError(f"derived: the name {name!r} is taken; rename it")
+    if derivation.of is None and len(study.variants) > 1:
+        raise UsageError(f"derived.{name}: expected of = …, one of the variants {', '.join(study.variants)}")
+    if derivation.of is not None and derivation.of not in study.variants:
+        raise UsageError(f"derived.{name}: unknown variant {derivation.of!r}; {nearest(derivation.of, study.variants)}")
+    for model in derivation.models or []:
+        if model not in study.models:
+            raise UsageError(f"derived.{name}: unknown model {model!r}; {nearest(model, study.models)}")
+
+
 def _check_language(study: Study, language: Language) -> Evaluated:
     """What can be measured on one language; UsageError where it cannot be trained on, or does not fit a model."""
     evaluators = study.evaluators.build(language)
-    evaluator = evaluators.rule_extrapolation
-    longest = max(
-        evaluator.longest_prompt + evaluator.config.max_new_tokens,
-        language.longest,
-        0 if study.evaluators.string_mass is None else study.evaluators.string_mass.max_length,
-    )
-    shown = 0
-    if any(_is_limited(model) for model in study.models.values()):
-        for objective in study.variants.values():
-            objective.check(language)
-            for prompt, ending in zip(
-                evaluator.trainable, objective.targets(language, evaluator.trainable) or [], strict=False
-            ):
-                shown = max(shown, len(prompt) + len(ending))
-    for name, model in study.models.items():
+    longest = max(language.longest, *(evaluator.longest for evaluator in evaluators))
+    found, prompts, shown = measured(evaluators), trainable(evaluators), 0
+    for name in study.models:
         study.training_of(language.name, name).check(language)
+    for objective in study.variants.values():
+        objective.check(language)
+        if any(_is_limited(model) for model in study.models.values()):
+            endings = objective.targets(language, prompts) or []
+            shown = max([shown, *(len(prompt) + len(end) for prompt, end in zip(prompts, endings, strict=False))])
+    for name, derivation in study.derived.items():
+        try:
+            derivation.check(language)
+        except UsageError as error:
+            raise UsageError(f"derived.{name}: {error}") from None
+    for name, model in study.models.items():
         try:
             model.check(max(longest, shown))
         except UsageError as error:
             raise UsageError(f"{name} on {language.name}: {error}") from None
-    for objective in study.variants.values():
-        objective.check(language)
-    return evaluators.measured()
+    return found
 
 
 def _is_limited(model: ModelConfig) -> bool:

@@ -34,7 +34,7 @@ from lmtest.study import load_study
 
 LANGUAGES = ["ban", "bban", "anbn", "brackets_nested", "anbncn", "brackets_shuffled"]
 MODELS = ["linear", "lstm", "mamba", "transformer", "xlstm"]
-NEURIPS, ICML = "rule_extrapolation_neurips2024", "understanding_icml2024"
+GINC, NEURIPS, ICML = "ginc_iclr2022", "rule_extrapolation_neurips2024", "understanding_icml2024"
 HERE = Path()
 
 
@@ -45,7 +45,7 @@ def cell(table: pd.DataFrame, language: str, model: str, measure: str, prompt_se
 
 
 def test_every_published_cell_is_there_once() -> None:
-    assert published_tables() == [NEURIPS, ICML]
+    assert published_tables() == [GINC, NEURIPS, ICML]
     table = load_published(NEURIPS)
     assert list(table.columns) == [*COLUMNS, "value_rounding", "loss_rounding"]
     assert len(table) == 6 * 5 * 5 + 4 + (3 + 2) * 4
@@ -60,6 +60,9 @@ def test_every_published_cell_is_there_once() -> None:
             assert rows[["loss", "loss_spread", "n", "source"]].nunique().eq(1).all()
             assert (rows["positions"] == 257).all()
     assert len(load_published(ICML)) == 6 * 3
+    ginc = load_published(GINC)
+    assert len(ginc) == 3 * 4
+    assert not ginc.duplicated(["language", "model"]).any()
 
 
 def test_all_published_numbers_can_be_what_they_say() -> None:
@@ -90,6 +93,10 @@ def test_anchors_are_those_of_the_released_results() -> None:
     assert people["n"] == 53
     sampled = table[table["decoding"] == "sampled"]
     assert sorted(sampled.loc[sampled["language"] == "anbn", "value"])[-1] == 0.255
+    ginc = load_published(GINC).set_index(["language", "model"])
+    assert ginc.loc[("ginc_released_150", "transformer_12"), "value"] == 0.984
+    half = ginc.loc[("ginc_released", "transformer_12"), "spread"] / 5**0.5 * stats.t.ppf(0.975, 4)
+    assert half == pytest.approx(0.071, abs=5e-4)
     table = load_published(ICML)
     first = table[(table["variant"] == "normal") & (table["measure"] == "R1_finished")].iloc[0]
     assert first[["value", "spread", "n", "loss"]].tolist() == [0.437, 0.045, 46, 0.0215]

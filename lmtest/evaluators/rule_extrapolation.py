@@ -7,6 +7,7 @@ its interval over prompts and its exact chance level.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from pydantic import Field
 from statsmodels.stats.proportion import proportion_confint
 
 from lmtest.evaluators.chance import uniform_chance
+from lmtest.evaluators.contract import Evaluated
+from lmtest.evaluators.evaluator import Size, regularly
 from lmtest.languages.base import Language, Row
 from lmtest.languages.prompts import PromptSet, empty_prompt, prompts_of_length, published_prompts, split_heldout
 from lmtest.models.contract import LanguageModel
@@ -56,6 +59,31 @@ class RuleExtrapolation:
 
     language: Language
     config: RuleExtrapolationConfig
+
+    name = NAME
+    last_probe_is_all = False
+
+    @property
+    def longest(self) -> int:
+        """Symbols of the longest prompt with its completion."""
+        return self.longest_prompt + self.config.max_new_tokens
+
+    def measured(self) -> Evaluated:
+        """What there will be a value, or an outcome for each prompt, of."""
+        decodings: list[str] = [*self.config.decodings]
+        values = {*itertools.product(self.measures, [*self.prompt_sets, "ood"], decodings)}
+        single = [m for m in self.measures if m != "finish_rate" and not m.endswith("_finished")]
+        return Evaluated(values, {*itertools.product(single, self.prompt_sets, decodings)})
+
+    def sizes(self) -> dict[str, Size]:
+        """The prompt sets by name; of those that no string starts with the mass is 0."""
+        return {
+            name: Size(len(prompts.rows), float(np.exp(prompts.log_mass).sum()))
+            for name, prompts in self.prompt_sets.items()
+        }
+
+    def probed_at(self, steps: int, every: int) -> set[int]:
+        return regularly(steps, every)
 
     @cached_property
     def prompt_sets(self) -> dict[str, PromptSet]:

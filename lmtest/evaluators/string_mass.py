@@ -13,11 +13,14 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from lmtest.errors import UsageError
+from lmtest.evaluators.contract import Evaluated
+from lmtest.evaluators.evaluator import Size
 from lmtest.languages.base import Language
 from lmtest.languages.rules import Rule
 from lmtest.languages.vocabulary import Vocabulary
@@ -56,6 +59,9 @@ class StringMass:
     language: Language
     config: StringMassConfig
 
+    name = NAME
+    last_probe_is_all = True
+
     def __post_init__(self) -> None:
         n_symbols, length = len(self.language.symbols), self.config.max_length
         if not self.rules:
@@ -82,7 +88,18 @@ class StringMass:
         language's; and the empty string, alone."""
         return list(self._members)
 
-    def snapshot_steps(self, steps: int) -> list[int]:
+    @property
+    def longest(self) -> int:
+        return self.config.max_length
+
+    def measured(self) -> Evaluated:
+        """What there will be a value of; there are no prompts."""
+        return Evaluated({(measure, "strings", "exact") for measure in self.measures}, set())
+
+    def sizes(self) -> dict[str, Size]:
+        return {}
+
+    def probed_at(self, steps: int, every: int) -> list[int]:
         """Training steps to measure at: 0, `steps`, and between them at equal ratios; all where there are no more."""
         if steps < self.config.snapshots:
             return list(range(steps + 1))
@@ -91,7 +108,10 @@ class StringMass:
             found.append(max(int(step), found[-1] + 1))  # the first ratios round to the same step
         return found
 
-    def rows(self, model: LanguageModel, seeds: Sequence[int]) -> list[dict[str, Any]]:
+    def evaluate(self, model: LanguageModel, seeds: Sequence[int], seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+        return pd.DataFrame(self.probe(model, seeds, seed)), pd.DataFrame()
+
+    def probe(self, model: LanguageModel, seeds: Sequence[int], seed: int = 0) -> list[dict[str, Any]]:
         """A row a seed and measure: the mass of its strings, EOS included; `count` strings, which the uniform law
         gives the mass `chance`."""
         masses = label_masses(model, self.language.vocabulary, self._labels, self._n_labels).numpy()

@@ -51,7 +51,7 @@ def decode(
         seeds: Sequence[int] = model.seeds
     else:
         log_probs = model.next_log_probs(tokens)[:, torch.arange(len(rows)), lengths]
-        seeds = range(len(log_probs))
+        seeds = getattr(model, "seeds", range(len(log_probs)))  # a variant of a stack has its seeds
     n_seeds, n_rows, n_outputs = log_probs.shape
     noise = _Noise(rows, seeds, max_new_tokens, n_outputs, seed)
     written = torch.full((n_seeds, n_rows, max_new_tokens), vocabulary.pad)

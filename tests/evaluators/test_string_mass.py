@@ -65,7 +65,7 @@ def brute_force(language: Language, model: Any, max_length: int, rules: tuple[st
 def test_masses_are_those_of_all_strings_one_by_one(name: str, rules: tuple[str, ...]) -> None:
     model: Any = transformer(MIXED, (0, 7)) if name == "transformer" else reference_models(MIXED)[name]
     seeds = (0, 7) if name == "transformer" else (0,)
-    rows = evaluator(MIXED, 4, rules).rows(model, seeds)
+    rows = evaluator(MIXED, 4, rules).probe(model, seeds)
     truth = brute_force(MIXED, model, 4, rules)
     for i, seed in enumerate(seeds):
         for measure, value in values(rows, seed).items():
@@ -93,7 +93,7 @@ def test_the_language_puts_all_its_short_mass_on_what_is_grammatical(name: str) 
     if name == "dyck2":
         language.rules = compile_rules({"R1": {"regex": "(..)*"}, "R2": {"max_length": 64}}, language.symbols)
     longest = 4 if name == "dyck2" else 6
-    found = values(evaluator(language, longest).rows(language, (0,)))
+    found = values(evaluator(language, longest).probe(language, (0,)))
     strings = [row for row in all_rows(len(language.symbols), longest) if row]
     exact = float(language.log_prob_ids(strings).exp().sum())
     assert 0 < exact < 1
@@ -105,7 +105,7 @@ def test_the_language_puts_all_its_short_mass_on_what_is_grammatical(name: str) 
 
 def test_the_uniform_law_has_its_closed_form_and_is_its_own_chance() -> None:
     language = load_language("anbn_small")
-    rows = evaluator(language).rows(Uniform(language.vocabulary), (0,))
+    rows = evaluator(language).probe(Uniform(language.vocabulary), (0,))
     found = values(rows)
     assert found == pytest.approx(values(rows, column="chance"), abs=1e-12)
     assert found["mass"] == pytest.approx(2 / 3 - (2 / 3) ** 9, abs=1e-12)
@@ -124,7 +124,7 @@ def test_the_uniform_law_has_its_closed_form_and_is_its_own_chance() -> None:
 
 def test_stopping_at_once_is_all_on_the_empty_string() -> None:
     language = load_language("anbn_small")
-    found = values(evaluator(language).rows(StopAtOnce(language.vocabulary), (0,)))
+    found = values(evaluator(language).probe(StopAtOnce(language.vocabulary), (0,)))
     assert {name for name, value in found.items() if value} == {"mass_empty"}
     assert found["mass_empty"] == 1.0
 
@@ -134,7 +134,7 @@ def test_cached_is_recomputed_in_whatever_chunks(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(string_mass, "ROWS", chunk)
     language = explicit_anbn(4)
     model = transformer(language)
-    rows = evaluator(language, 6).rows(model, model.seeds)
+    rows = evaluator(language, 6).probe(model, model.seeds)
     strings = all_rows(2, 6)
     tokens, _ = language.vocabulary.pack(strings)
     laws = model.next_log_probs(tokens)
@@ -155,12 +155,12 @@ def test_a_model_that_is_broken_on_a_string_it_reaches_has_no_number() -> None:
             laws = torch.full((1, *tokens.shape, 3), -math.log(3), dtype=torch.float64)
             return laws.where((tokens[None, ..., None] != 1), math.nan)
 
-    found = values(evaluator(explicit_anbn(4), 3).rows(Broken(), (0,)))
+    found = values(evaluator(explicit_anbn(4), 3).probe(Broken(), (0,)))
     assert math.isnan(found["mass"])
 
 
 def test_rows_have_the_columns_of_measurements() -> None:
-    [row, *_] = evaluator(explicit_anbn(4), 2).rows(Uniform(explicit_anbn(4).vocabulary), (5,))
+    [row, *_] = evaluator(explicit_anbn(4), 2).probe(Uniform(explicit_anbn(4).vocabulary), (5,))
     assert list(row) == [
         *("seed", "evaluator", "measure", "prompt_set", "decoding", "value", "lower", "upper", "count", "chance")
     ]
@@ -177,7 +177,7 @@ def test_every_string_is_labelled_as_its_rules_say() -> None:
 
 def test_the_strings_of_four_symbols_are_counted() -> None:
     language = ExplicitLanguage("abcd", {"abcd": 1.0}, {"R1": {"regex": "(..)*"}, "R2": {"count": "a == 0"}})
-    counts = values(evaluator(language).rows(StopAtOnce(language.vocabulary), (0,)), column="count")
+    counts = values(evaluator(language).probe(StopAtOnce(language.vocabulary), (0,)), column="count")
     assert counts["mass"] == (4**9 - 1) // 3 - 1
     assert counts["mass_R1_R2"] == sum(9**n for n in range(1, 5))
     assert counts["mass_R2"] == sum(3**n for n in (1, 3, 5, 7))
@@ -194,7 +194,7 @@ def test_masses_by_label_add_up_whatever_the_labels() -> None:
 @pytest.mark.parametrize("snapshots", [2, 3, 8, 20])
 @pytest.mark.parametrize("steps", [0, 1, 5, 19, 20, 21, 600, 20_000])
 def test_snapshots_are_distinct_from_beginning_to_end(snapshots: int, steps: int) -> None:
-    found = StringMassConfig(snapshots=snapshots).evaluator(explicit_anbn(2)).snapshot_steps(steps)
+    found = StringMassConfig(snapshots=snapshots).evaluator(explicit_anbn(2)).probed_at(steps, 1)
     assert found[0] == 0
     assert found[-1] == steps
     assert found == sorted(set(found))
@@ -202,7 +202,7 @@ def test_snapshots_are_distinct_from_beginning_to_end(snapshots: int, steps: int
 
 
 def test_snapshots_grow_by_equal_ratios() -> None:
-    assert StringMassConfig(snapshots=5).evaluator(explicit_anbn(2)).snapshot_steps(1000) == [0, 1, 10, 100, 1000]
+    assert StringMassConfig(snapshots=5).evaluator(explicit_anbn(2)).probed_at(1000, 1) == [0, 1, 10, 100, 1000]
 
 
 def test_what_cannot_be_split_or_enumerated_is_refused() -> None:
@@ -220,7 +220,7 @@ def test_what_cannot_be_split_or_enumerated_is_refused() -> None:
 @pytest.mark.parametrize("symbols", ["", "a"])
 def test_alphabets_of_at_most_one_symbol_will_do(symbols: str) -> None:
     language = ExplicitLanguage(symbols, {symbols: 1.0}, {"R": {"max_length": 2}})
-    found = values(evaluator(language, 4, ("R",)).rows(Uniform(language.vocabulary), (0,)))
+    found = values(evaluator(language, 4, ("R",)).probe(Uniform(language.vocabulary), (0,)))
     lengths = range(5 if symbols else 1)
     whole = found["mass"] + found["mass_empty"]
     assert whole == pytest.approx(sum((len(symbols) + 1.0) ** -(n + 1) for n in lengths))

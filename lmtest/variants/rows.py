@@ -1,0 +1,58 @@
+"""What a perturbation costs, as rows of measurements."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lmtest.variants.exchange import Cost
+
+NAME = "perturbation"
+ADDED = "kl_added"
+"""What the loss rises by, nats per string."""
+
+
+def exchange_rows(cost: Cost, contexts: str, seeds: Sequence[int], count: int) -> list[dict[str, Any]]:
+    """The cost of an exchange by seed: what is added to the loss, its bounds, the contexts' probability and the share left alone.
+
+    `count`: contexts that were drawn; 0 where all were summed.
+    """
+    rows = added_rows(cost.value, cost.lower, cost.upper, contexts, seeds, count)
+    for i, seed in enumerate(seeds):
+        facts = {
+            "context_probability": cost.probability,
+            "kl_bound": cost.bound[i],
+            "kl_guaranteed": cost.guaranteed,
+            "ties": cost.ties[i],
+            "no_second": cost.no_second[i],
+        }
+        rows += [_row(seed, measure, contexts, float(v), math.nan, math.nan, count) for measure, v in facts.items()]
+    return rows
+
+
+def added_rows(
+    value: np.ndarray, lower: np.ndarray, upper: np.ndarray, where: str, seeds: Sequence[int], count: int
+) -> list[dict[str, Any]]:
+    """What is added to the loss, by seed, with its 95 % interval."""
+    numbers = zip(seeds, value.tolist(), lower.tolist(), upper.tolist(), strict=True)
+    return [_row(seed, ADDED, where, v, low, high, count) for seed, v, low, high in numbers]
+
+
+def _row(
+    seed: int, measure: str, prompt_set: str, value: float, lower: float, upper: float, count: int
+) -> dict[str, Any]:
+    return {
+        "seed": seed,
+        "evaluator": NAME,
+        "measure": measure,
+        "prompt_set": prompt_set,
+        "decoding": "exact",
+        "value": value,
+        "lower": lower,
+        "upper": upper,
+        "count": count,
+        "chance": math.nan,
+    }
