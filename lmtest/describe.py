@@ -8,11 +8,15 @@ from typing import Any
 
 from lmtest.errors import UsageError
 from lmtest.languages import Language
+from lmtest.languages.distinguishability import distinguishability
+from lmtest.languages.hmm_mixture import HmmMixture
 from lmtest.languages.pcfg import Pcfg
 from lmtest.languages.prompts import PromptSet, prompts_of_length, published_prompts
 from lmtest.models.normative import Normative, explain
 from lmtest.models.reference import reference_models
 
+RATE_DRAWS = 200
+"""Documents behind the entropy rate that is told."""
 EXPLANATIONS = 3
 """How many of the normative predictor's likeliest rule lists are told."""
 
@@ -44,6 +48,8 @@ def describe(language: Language, length: int, draws: int) -> dict[str, Any]:
     }
     if isinstance(language, Pcfg):
         facts["unambiguous"] = "proven" if language.unambiguous else "not proven"
+    if isinstance(language, HmmMixture):
+        facts["mixture"] = _mixture(language)
     support = language.support()
     facts["strings"] = "infinitely many, or too many to list" if support is None else len(support.rows)
     facts["first_symbol"] = {symbol: round(p, 6) for symbol, p in language.next_symbol_law("").items()}
@@ -55,6 +61,26 @@ def describe(language: Language, length: int, draws: int) -> dict[str, Any]:
     facts["prompts"] = _prompts(language, length)
     if language.prompts:
         facts["published_prompts"] = _split(*published_prompts(language))
+    return facts
+
+
+def _mixture(language: HmmMixture) -> dict[str, Any]:
+    """What the concepts are, and whether an example tells them apart (condition 1 of arXiv 2111.02080)."""
+    concepts, entities, properties = language.mixture.shape
+    chains = language.mixture.properties
+    facts: dict[str, Any] = {
+        "concepts": concepts,
+        "entities": entities,
+        "properties": f"{properties}, the delimiter's included",
+        "document": f"{language.length} symbols",
+        "nats_per_symbol": round(language.entropy_rate(draws=RATE_DRAWS).value, 4),
+        "impossible_property_transitions": f"{float((chains == 0).double().mean()):.1%}",
+    }
+    for k in (3, 10):
+        if concepts > 1 and k < language.length:
+            pairs = distinguishability(language.mixture, k, 0)
+            pairs = pairs[pairs["start"] == "worst"]
+            facts[f"distinguishable_pairs_at_k_{k}"] = f"{int(pairs['holds'].sum())} of {len(pairs)}"
     return facts
 
 

@@ -33,6 +33,8 @@ class Answers:
     defined: np.ndarray
     accuracy: np.ndarray
     """Expected where outputs tie: one of k likeliest outputs is right with probability 1/k."""
+    drawn: np.ndarray
+    """The same for an answer that is drawn from the true law instead of being its likeliest symbol."""
     confidence: np.ndarray
     label_probability: np.ndarray
     chosen: np.ndarray
@@ -47,8 +49,10 @@ class Answers:
         best = laws >= confidence[..., None] - TIE
         items = np.arange(len(prompts.labels))
         accuracy = best[:, items, prompts.labels] / best.sum(-1)
+        truth = np.pad(prompts.truth, ((0, 0), (0, 1)))  # EOS is never the answer
+        drawn = (best * truth).sum(-1) / best.sum(-1)
         chosen = np.where(best, noise, -1.0).argmax(-1)
-        return cls(prompts, defined, accuracy, confidence, laws[:, items, prompts.labels], chosen)
+        return cls(prompts, defined, accuracy, drawn, confidence, laws[:, items, prompts.labels], chosen)
 
     def table(self, evaluator: str, vocabulary: Vocabulary, seeds: Sequence[int]) -> pd.DataFrame:
         """A row a seed and prompt, those without a law left out."""
@@ -70,6 +74,7 @@ class Answers:
                     "label": outputs[prompts.labels],
                     "accuracy": self.chosen[i] == prompts.labels,
                     "confidence": self.confidence[i],
+                    "drawn_accuracy": self.drawn[i],
                     "label_probability": self.label_probability[i],
                     "possible": prompts.log_mass > -math.inf,
                 }

@@ -44,6 +44,9 @@ from lmtest.seeds import generator
 from lmtest.validation import Table
 
 NAME = "in_context"
+CALIBRATIONS = ("calibration_error", "calibration_error_drawn")
+"""Of being right about the label, which is the likeliest output, and about an answer drawn from the true law. A model that
+is as sure as it should be has the second near 0 once it knows the concept, and the first far from it."""
 PROBED = 200
 """Prompts of a set that are followed along training."""
 
@@ -149,7 +152,7 @@ class InContext:
             name = f"{family}.k{k}.n{n}"
             outcomes.add(("accuracy", name, "greedy"))
             values |= {*itertools.product(("accuracy", "accuracy_possible", "accuracy_impossible"), [name], ["greedy"])}
-            values |= {*itertools.product(("label_probability", "calibration_error"), [name], ["exact"])}
+            values |= {*itertools.product(("label_probability", *CALIBRATIONS), [name], ["exact"])}
             if n and 0 in c.examples:
                 values.add(("gain", name, "greedy"))
         for k in c.lengths if c.order_sets else ():
@@ -221,9 +224,10 @@ class InContext:
                 rows.append(_row(s, measure, name, "greedy", share(answers.accuracy[i, among]), among.sum(), chance))
             found = answers.label_probability[i, defined]
             rows.append(_row(s, "label_probability", name, "exact", mean(found), len(found), chance))
-            error = calibration_error(answers.confidence[i, defined], answers.accuracy[i, defined], self.config.bins)
-            # It is no mean over prompts, and has no simple interval over them.
-            rows.append(_row(s, "calibration_error", name, "exact", (error, math.nan, math.nan), len(found), 0.0))
+            # They are no means over prompts, and have no simple interval over them.
+            for measure, right in zip(CALIBRATIONS, (answers.accuracy, answers.drawn), strict=True):
+                error = calibration_error(answers.confidence[i, defined], right[i, defined], self.config.bins)
+                rows.append(_row(s, measure, name, "exact", (error, math.nan, math.nan), len(found), 0.0))
         return rows
 
     def _gains(self, few: Answers, zero: Answers, seeds: Sequence[int]) -> list[dict[str, Any]]:

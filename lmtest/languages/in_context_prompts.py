@@ -45,7 +45,8 @@ class InContextPrompts:
 
     `symbols` [N, n(k + 1) + k − 1] ids; `labels` [N] the likeliest output given concept, start property and test input;
     `concepts` [N] in `mixture`, which the prompts come from; `starts` [N] properties, 0 in the family "random", which has
-    none; `reading`: what the language that models are trained on says at the end of each prompt.
+    none; `truth` [N, M] the law of the next symbol by which `labels` are likeliest; `reading`: what the language that
+    models are trained on says at the end of each prompt.
     """
 
     name: str
@@ -54,6 +55,7 @@ class InContextPrompts:
     n: int
     symbols: np.ndarray
     labels: np.ndarray
+    truth: np.ndarray
     concepts: np.ndarray
     starts: np.ndarray
     reading: Reading
@@ -74,7 +76,7 @@ class InContextPrompts:
         few = slice(count)
         return InContextPrompts(
             *(self.name, self.family, self.k, self.n),
-            *(self.symbols[few], self.labels[few], self.concepts[few], self.starts[few]),
+            *(self.symbols[few], self.labels[few], self.truth[few], self.concepts[few], self.starts[few]),
             *(Reading(self.reading.joint[few], self.reading.law[few]), self.mixture),
         )
 
@@ -105,13 +107,13 @@ def in_context_prompts(
     rng = generator(seed, *path, "concepts")
     concepts, starts = _draw_concepts(mixture, family, count, rng)
     source = _Source(mixture, family, concepts, starts, inner_delimiters)
-    inputs, labels = source.tests(k, generator(seed, *path, "tests"))
+    inputs, labels, truth = source.tests(k, generator(seed, *path, "tests"))
     examples = [source.examples(k, generator(seed, *path, "example", i)) for i in range(max(ns, default=0))]
     sets = []
     for n in ns:
         symbols = _assemble(examples[:n], inputs)
         name, reading = f"{family}.k{k}.n{n}", _read(language.mixture, symbols)
-        sets.append(InContextPrompts(name, family, k, n, symbols, labels, concepts, starts, reading, mixture))
+        sets.append(InContextPrompts(name, family, k, n, symbols, labels, truth, concepts, starts, reading, mixture))
     return sets
 
 
@@ -131,18 +133,19 @@ def order_sets(
     demonstrating = _Source(mixture, "seen", concepts, starts, inner_delimiters)
     examples = [demonstrating.examples(k, generator(seed, *path, "example", i)) for i in range(ORDERED)]
     asking = _Source(mixture, "seen", concepts.repeat(tests), starts.repeat(tests), inner_delimiters)
-    inputs, labels = asking.tests(k, generator(seed, *path, "tests"))
+    inputs, labels, truth = asking.tests(k, generator(seed, *path, "tests"))
     # [sets, orders, tests, …]: the examples are repeated along the tests, the tests along the orders.
-    inputs, labels = (
+    inputs, labels, truth = (
         np.repeat(x.reshape(sets, 1, tests, *x.shape[1:]), len(ORDERS), 1).reshape(-1, *x.shape[1:])
-        for x in (inputs, labels)
+        for x in (inputs, labels, truth)
     )
     ordered = np.stack([np.stack([examples[i] for i in order], 1) for order in ORDERS], 1)  # [sets, orders, 4, k]
     ordered = ordered.reshape(-1, ORDERED, k).repeat(tests, 0)
     symbols = _assemble(list(ordered.swapaxes(0, 1)), inputs)
     concepts, starts = (x.repeat(len(ORDERS) * tests) for x in (concepts, starts))
     reading = _read(mixture, symbols)
-    return InContextPrompts(f"orders.k{k}", "seen", k, ORDERED, symbols, labels, concepts, starts, reading, mixture)
+    name = f"orders.k{k}"
+    return InContextPrompts(name, "seen", k, ORDERED, symbols, labels, truth, concepts, starts, reading, mixture)
 
 
 def check_prompt(language: HmmMixture, k: int, n: int) -> None:
@@ -200,15 +203,16 @@ class _Source:
         """One example of each prompt [N, k]."""
         return self._draw(k, rng, lambda _, symbols: self._clean(symbols))
 
-    def tests(self, k: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """The test inputs [N, k − 1] and their labels [N]."""
+    def tests(self, k: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The test inputs [N, k − 1], their labels [N] and the laws of what follows them [N, M]."""
 
         def has_label(places: np.ndarray, symbols: np.ndarray) -> np.ndarray:
             return np.asarray(self._clean(symbols) & (self._candidates(symbols, places).max(1) > 0))
 
         inputs = self._draw(k - 1, rng, has_label)
         laws = self._candidates(inputs, np.arange(len(inputs)))
-        return inputs, (laws >= laws.max(1, keepdims=True) - TIE).argmax(1)  # ties: the first symbol
+        truth = label_laws(self.mixture, inputs, self.concepts, self.starts).numpy()
+        return inputs, (laws >= laws.max(1, keepdims=True) - TIE).argmax(1), truth  # ties: the first symbol
 
     def _clean(self, symbols: np.ndarray) -> np.ndarray:
         return np.asarray((symbols != DELIMITER).all(1) | self.inner_delimiters)

@@ -407,3 +407,12 @@ def test_tables_that_make_no_sense_are_refused(config: dict[str, Any]) -> None:
 def test_other_languages_are_refused() -> None:
     with pytest.raises(UsageError, match="expected a language of kind 'hmm_mixture', found anbn_small"):
         InContextConfig().evaluator(load_language("anbn_small"))
+
+
+def test_who_knows_the_concept_is_calibrated_for_drawn_answers_and_not_for_labels() -> None:
+    evaluator = InContextConfig(examples=[16], prompts=400, order_sets=0).evaluator(load_language("ginc_shared"))
+    rows, _ = evaluator.evaluate(evaluator.language, (0,), 0)
+    found = rows[rows["prompt_set"] == "seen.k3.n16"].set_index("measure")["value"]
+    prompts = evaluator.prompt_sets["seen.k3.n16"]
+    assert np.allclose(prompts.truth.sum(-1), 1)
+    assert found["calibration_error_drawn"] < 0.05 < 0.3 < found["calibration_error"]
