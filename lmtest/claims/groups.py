@@ -35,6 +35,7 @@ class Stated(Table):
     id: Text
     statement: Text
     published: Finite | None = None
+    """The published effect, in the units of ours: the (smallest) difference, the distance from the bound."""
     source: str = ""
     language: Text | None = None
     """The language, the model, the variant that a claim is about need no name where the study has only one."""

@@ -81,16 +81,19 @@ def compare_published(rows: pd.DataFrame, measurements: pd.DataFrame, certificat
 def welch_from_summaries(theirs: tuple[float, float, float], ours: tuple[float, float, float]) -> st.Estimate:
     """Means, standard deviations (ddof 1) and numbers of two samples → ours − theirs with Welch's 95 % interval.
 
-    A sample whose standard deviation or number is not known adds no width; NaN ends where neither is known.
+    A standard deviation whose number of runs is not known counts as a standard error (as of one run); a sample without one
+    adds no width, and NaN ends stand where neither is known.
     """
     effect = ours[0] - theirs[0]
     known = [(sd**2 / n, n - 1) for _, sd, n in (theirs, ours) if math.isfinite(sd) and n > 1]
+    known += [(sd**2, math.inf) for _, sd, n in (theirs, ours) if math.isfinite(sd) and math.isnan(n)]
     if not known or not math.isfinite(effect):
         return st.Estimate(effect, math.nan, math.nan)
     variance = sum(part for part, _ in known)
     if variance == 0:
         return st.Estimate(effect, effect, effect)
-    freedom = variance**2 / sum(part**2 / free for part, free in known)
+    uncertain = sum(part**2 / free for part, free in known)
+    freedom = variance**2 / uncertain if uncertain else math.inf
     half = float(t.ppf(1 - st.ALPHA / 2, freedom)) * math.sqrt(variance)
     return st.Estimate(effect, effect - half, effect + half)
 
@@ -164,6 +167,10 @@ def _comments(row: Mapping[str, Any], estimate: st.Estimate, measured: int, fini
         comments.append(f"the difference is beyond {TOLERANCE}, its interval is not")
     if finite and verdict == REPRODUCED and (half := (estimate.upper - estimate.lower) / 2) > 2 * TOLERANCE:
         comments.append(f"the interval is ± {half:.2f}: little could have contradicted")
+    elif finite and not math.isfinite(row["spread"]):
+        comments.append("their spread is not known: the interval is of our seeds alone")
+    elif finite and not math.isfinite(row["seeds"]):
+        comments.append("their number of runs is not known: their spread counts as an error")
     if finite < measured:
         comments.append(f"{measured - finite} of {measured} of our seeds have no value: nothing finishes")
     if good < measured:

@@ -155,10 +155,16 @@ class RuleExtrapolation:
         return self._measure(ood, seeds, "ood", "greedy")
 
     def _outcomes(self, model: LanguageModel, prompts: PromptSet, decoding: Decoding, seed: int) -> _Outcomes:
-        repeats = math.ceil(self.config.samples / len(prompts.rows)) if decoding == "sampled" else 1
-        rows = prompts.rows * repeats
         new_tokens, temperature = self.config.max_new_tokens, self.config.temperature
-        done = decode(model, self.language.vocabulary, rows, new_tokens, decoding, seed, temperature)
+        repeats = math.ceil(self.config.samples / len(prompts.rows))
+        rows, vocabulary = prompts.rows, self.language.vocabulary
+        if decoding == "sampled":
+            rows = rows * repeats
+        done = decode(model, vocabulary, rows, new_tokens, decoding, seed, temperature)
+        if decoding == "greedy" and repeats > 1 and bool(done.tied.any()):
+            # Exact ties (reference models have them) are broken at random: one completion a prompt would be a matter of luck.
+            rows = rows * repeats
+            done = decode(model, vocabulary, rows, new_tokens, decoding, seed, temperature)
         weights = self._weights[prompts.name]
         return _Outcomes(rows, weights, done, self._judge(rows, done), self._chances[prompts.name])
 

@@ -21,12 +21,16 @@ Decoding = Literal["greedy", "sampled"]
 
 @dataclass(frozen=True)
 class Completions:
-    """What S models wrote after N prompts; `defined` is False where a model gives no law after the prompt."""
+    """What S models wrote after N prompts; `defined` is False where a model gives no law after the prompt.
+
+    `tied`: whether greedy decoding had to choose among exactly equal outputs.
+    """
 
     tokens: Tensor  # [S, N, M], PAD from EOS on
     lengths: Tensor  # [S, N], EOS not counted
     finished: Tensor  # [S, N] bool
     defined: Tensor  # [S, N] bool
+    tied: Tensor  # [S, N] bool
 
 
 def decode(
@@ -58,13 +62,16 @@ def decode(
     defined = ~log_probs.isnan().any(-1)
     open_ = defined.clone()
     finished = torch.zeros(n_seeds, n_rows, dtype=torch.bool)
+    tied = torch.zeros_like(finished)
     for step in range(max_new_tokens):
         if decoding == "sampled":
             chosen = (log_probs / temperature + noise[step]).argmax(-1)
         else:
             best = log_probs == log_probs.amax(-1, keepdim=True)
             chosen = best.int().argmax(-1)
-            if bool((best.sum(-1) > 1)[open_].any()):
+            several = (best.sum(-1) > 1) & open_
+            if bool(several.any()):
+                tied |= several
                 chosen = torch.where(best, noise[step], -math.inf).argmax(-1)
         finished |= open_ & (chosen == vocabulary.eos)
         open_ = open_ & (chosen != vocabulary.eos)
@@ -76,7 +83,7 @@ def decode(
             log_probs = model.advance(cache, fed)
         else:
             log_probs = _recompute(model, tokens, lengths, written[..., : step + 1], open_, vocabulary)
-    return Completions(written, (written != vocabulary.pad).sum(-1), finished, defined)
+    return Completions(written, (written != vocabulary.pad).sum(-1), finished, defined, tied)
 
 
 def _recompute(

@@ -73,8 +73,14 @@ def test_the_interval_from_summaries_is_that_of_the_samples() -> None:
     assert row["difference"] == pytest.approx(ours.mean() - theirs.mean())
 
 
+def test_a_spread_of_an_unknown_number_of_runs_counts_as_an_error() -> None:
+    found = welch_from_summaries((0.948, 0.112, NAN), (1.0, 0.0, 8))
+    half = stats.norm.ppf(0.975) * 0.112
+    assert (found.lower, found.upper) == pytest.approx((0.052 - half, 0.052 + half))
+
+
 @pytest.mark.parametrize(
-    "unknown", [(0.5, NAN, 8.0), (0.5, 0.1, NAN), (0.5, NAN, NAN), (0.5, 0.1, 1.0), (0.5, 0.0, 8.0)]
+    "unknown", [(0.5, NAN, 8.0), (0.5, NAN, NAN), (0.5, 0.1, 1.0), (0.5, 0.0, 8.0)]
 )
 def test_a_side_without_a_spread_leaves_the_others_own_interval(unknown: tuple[float, float, float]) -> None:
     half = stats.t.ppf(0.975, 3) * 0.2 / 2
@@ -151,7 +157,10 @@ def test_saturation_comes_before_the_trivial_policy_and_that_before_the_differen
 def test_a_rule_on_the_completion_alone_is_not_judged_by_saying_nothing() -> None:
     rows = published(measure="R2_completion_finished", value=1.0, spread=NAN, trivial=1.0)
     row = compared(rows, [1.0] * 4, measure="R2_completion_finished")
-    assert (row["verdict"], row["comment"]) == ("reproduced", "a trivial policy scores 1.000")
+    assert (row["verdict"], row["comment"]) == (
+        "reproduced",
+        "a trivial policy scores 1.000; their spread is not known: the interval is of our seeds alone",
+    )
 
 
 def test_our_seeds_without_a_value_are_left_out_and_told() -> None:
