@@ -222,7 +222,7 @@ def _run() -> int:
     except Interrupted as error:
         return _say(f"{error}; --resume continues", 130)
     except (KeyboardInterrupt, typer.Abort):
-        return _say("what was saved is whole; --resume continues", 130)
+        return _say("what a run had saved is whole, and --resume continues it", 130)
     except UsageError as error:
         return _say(str(error), 2)
     except CommandLineError as error:
@@ -231,7 +231,7 @@ def _run() -> int:
     except (LmtestError, OSError) as error:
         return _say(str(error), 1)
     if code == 130:  # how typer reports Ctrl-C
-        return _say("what was saved is whole; --resume continues", 130)
+        return _say("what a run had saved is whole, and --resume continues it", 130)
     return code if isinstance(code, int) else 0
 
 
@@ -263,10 +263,11 @@ def _show_dry_run(
     from lmtest.dryrun import dry_run
     from lmtest.study import load_study
 
-    study, languages = load_study(file, overrides, seeds)
-    chosen = pipeline.pick_device(device)
-    n_jobs = pipeline.pick_jobs(jobs, chosen)
-    plan = dry_run(file.stem, study, languages, n_jobs, chosen)
+    with console.status("reading the study") as status:
+        study, languages = load_study(file, overrides, seeds)
+        chosen = pipeline.pick_device(device)
+        n_jobs = pipeline.pick_jobs(jobs, chosen)
+        plan = dry_run(file.stem, study, languages, n_jobs, chosen, status.update)
     if as_json:
         _print_json({"cells": _records(plan.cells), "claims": _records(plan.claims), "seconds": plan.seconds})
         return

@@ -43,7 +43,7 @@ def describe(language: Language, length: int, draws: int) -> dict[str, Any]:
         "source": language.source,
         "symbols": list(language.symbols),
         "max_length": language.max_length,
-        "mean_length": language.mean_length(),
+        "mean_length": round(language.mean_length(), 6),
         "entropy": floor,
     }
     if isinstance(language, Pcfg):
@@ -51,7 +51,8 @@ def describe(language: Language, length: int, draws: int) -> dict[str, Any]:
     if isinstance(language, HmmMixture):
         facts["mixture"] = _mixture(language)
     support = language.support()
-    facts["strings"] = "infinitely many, or too many to list" if support is None else len(support.rows)
+    uncounted = "too many to list" if math.isfinite(language.longest) else "infinitely many, or too many to list"
+    facts["strings"] = uncounted if support is None else len(support.rows)
     facts["first_symbol"] = {symbol: round(p, 6) for symbol, p in language.next_symbol_law("").items()}
     facts["samples"] = [language.vocabulary.text(s) for s in language.sample(5, seed=0)]
     facts["rules"] = {name: rule.text for name, rule in language.rules.items()}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +16,12 @@ from lmtest.evaluators.evaluator import Evaluator
 from lmtest.languages import Language
 from lmtest.pool import one_thread
 from lmtest.study import Study
+from lmtest.training.loop import Steps
 from lmtest.workshop import Workshop
 
 TIMED_UPDATES = 3
+LONG = 2.0
+"""Seconds of an update beyond which one is enough."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +33,18 @@ class DryRun:
     seconds: float
 
 
-def dry_run(name: str, study: Study, languages: Mapping[str, Language], jobs: int, device: str) -> DryRun:
-    """Builds one stack of every language × model × variant, times a few updates where it trains, and adds up."""
+def dry_run(
+    name: str,
+    study: Study,
+    languages: Mapping[str, Language],
+    jobs: int,
+    device: str,
+    tell: Callable[[str], None] = lambda text: None,
+) -> DryRun:
+    """Builds one stack of every language × model × variant, times a few updates where it trains, and adds up.
+
+    `tell` is told what is being timed.
+    """
     workshop = Workshop(name, study, dict(languages), Path(), device)
     update_seconds: dict[tuple[str, str, str], float] = {}
     rows = []
@@ -38,6 +52,7 @@ def dry_run(name: str, study: Study, languages: Mapping[str, Language], jobs: in
         kind = (cell.language, cell.model, cell.variant)
         steps = workshop.steps(cell)
         if kind not in update_seconds:
+            tell(f"timing a few updates of {cell.model}, {cell.variant}, on {cell.language}")
             update_seconds[kind] = _update_seconds(workshop, cell) if steps else 0.0
         parameters = study.models[cell.model].n_parameters(languages[cell.language].vocabulary)
         rows.append((*kind, list(cell.seeds), parameters, steps, round(update_seconds[kind] * steps, 3)))
@@ -56,11 +71,16 @@ def dry_run(name: str, study: Study, languages: Mapping[str, Language], jobs: in
 def _update_seconds(workshop: Workshop, cell: Cell) -> float:
     with one_thread():
         steps = workshop.rehearse(cell)
-        steps.update(0, [])
-        began = time.perf_counter()
-        for step in range(1, 1 + TIMED_UPDATES):
-            steps.update(step, [])
-        return (time.perf_counter() - began) / TIMED_UPDATES
+        first = _seconds(steps, 0)
+        if first > LONG:
+            return first  # what the first one takes beside its work does not show
+        return statistics.mean(_seconds(steps, step) for step in range(1, 1 + TIMED_UPDATES))
+
+
+def _seconds(steps: Steps, step: int) -> float:
+    began = time.perf_counter()
+    steps.update(step, [])
+    return time.perf_counter() - began
 
 
 def prompt_counts(evaluators: Sequence[Evaluator]) -> dict[str, int]:
