@@ -21,6 +21,9 @@ from lmtest.models.stack import StackedModel
 CHUNK = 2**23
 """Seeds × prompts × positions² that are read at once: bounds the memory."""
 
+TOLD = 1000
+"""Prompts of a set that stand one by one in the table of answers: long ones take room."""
+
 Interval = tuple[float, float, float]
 """A value and the ends of its 95 % interval."""
 
@@ -55,8 +58,8 @@ class Answers:
         return cls(prompts, defined, accuracy, drawn, confidence, laws[:, items, prompts.labels], chosen)
 
     def table(self, evaluator: str, vocabulary: Vocabulary, seeds: Sequence[int]) -> pd.DataFrame:
-        """A row a seed and prompt, those without a law left out."""
-        prompts = self.prompts
+        """A row a seed and prompt, TOLD prompts at most, those without a law left out."""
+        prompts, told = self.prompts.first(TOLD), slice(TOLD)
         outputs = np.array(vocabulary.outputs, dtype=object)
         texts = [vocabulary.text(vocabulary.join(row)) for row in prompts.rows]
         tables: list[pd.DataFrame] = [
@@ -69,16 +72,16 @@ class Answers:
                     "weight": 1 / len(texts),
                     "decoding": "greedy",
                     "replicate": 0,
-                    "completion": outputs[self.chosen[i]],
+                    "completion": outputs[self.chosen[i, told]],
                     "finished": True,
                     "label": outputs[prompts.labels],
-                    "accuracy": self.chosen[i] == prompts.labels,
-                    "confidence": self.confidence[i],
-                    "drawn_accuracy": self.drawn[i],
-                    "label_probability": self.label_probability[i],
+                    "accuracy": self.chosen[i, told] == prompts.labels,
+                    "confidence": self.confidence[i, told],
+                    "drawn_accuracy": self.drawn[i, told],
+                    "label_probability": self.label_probability[i, told],
                     "possible": prompts.log_mass > -math.inf,
                 }
-            )[self.defined[i]]
+            )[self.defined[i, told]]
             for i, s in enumerate(seeds)
         ]
         return pd.concat(tables, ignore_index=True)

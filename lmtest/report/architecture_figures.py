@@ -17,6 +17,7 @@ from lmtest.report.marks import (
     BAND,
     BLANK,
     BROKEN,
+    DASHES,
     FAINT,
     INK,
     KEPT,
@@ -27,16 +28,16 @@ from lmtest.report.marks import (
     by_model,
     colours,
     grid_of_panels,
+    model_colours,
     spread,
 )
 from lmtest.report.rows import label
+from lmtest.report.shapes import called, scratch
 from lmtest.report.tables import HEADLINE, HEADLINES, REFERENCE, Key, RunTables, select
 
 SMALLEST_MASS = 1e-4
 CLASSES = (KEPT, PALETTE[0], BROKEN, FAINT, *PALETTE[2:])
 """Colours of the classes of strings: all rules kept, one of them, the other, none, and more where there are more rules."""
-DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (4, 1.5, 1, 1.5)))
-"""One a model where colours are the variants'."""
 
 
 def rule_extrapolation_by_architecture(run: RunTables) -> Figure | None:
@@ -89,6 +90,7 @@ def loss_by_architecture(run: RunTables) -> Figure | None:
     columns = ["language", "model", "variant", "seed", "step", "kl"]
     paths = run.trajectory[columns].drop_duplicates(columns[:-1])
     paths = paths[(paths["step"] > 0) & (paths["kl"] > 0) & np.isfinite(paths["kl"].astype(float))]
+    paths = paths[~paths["variant"].isin(run.derived)]  # they begin at the floor, and count their steps anew
     views = [view for name, view in zip(run.languages, map(run.of, run.languages), strict=True)
              if (paths["language"] == name).any()]  # fmt: skip
     if not views or len(run.models) * len(run.languages) == 1:
@@ -100,9 +102,12 @@ def loss_by_architecture(run: RunTables) -> Figure | None:
         low, high = min(here["kl"].min(), view.epsilon) / 1.5, max(here["kl"].max(), view.epsilon) * 1.5
         first, last = max(1, here["step"].min()), here["step"].max()
         ends = []
+        # Where all but one variant are derived, and hence not here, models have the colours.
+        plain = by_model(view) or (bool(view.derived) and len({key[1] for key in scratch(view)}) == 1)
+        paint = {key: model_colours(view)[key[0]] for key in view.trained} if plain else colours(view)
         for key in view.trained:
             own = select(here, model=key[0], variant=key[1])
-            colour, dash = colours(view)[key], DASHES[0 if by_model(view) else view.models.index(key[0]) % len(DASHES)]
+            colour, dash = paint[key], DASHES[0 if plain else view.models.index(key[0]) % len(DASHES)]
             if own.empty:
                 continue
             for _, path in own.groupby("seed"):
@@ -110,7 +115,8 @@ def loss_by_architecture(run: RunTables) -> Figure | None:
                 ax.plot(path["step"], path["kl"], color=colour, lw=0.6, alpha=0.3)
             mean = own.groupby("step")["kl"].mean()
             ax.plot(mean.index, mean, color=colour, lw=1.8, ls=dash)
-            ends.append((math.log(mean.iloc[-1] / low) / math.log(high / low), label(view, key), colour))
+            name = called(view, key) if view.derived else label(view, key)
+            ends.append((math.log(mean.iloc[-1] / low) / math.log(high / low), name, colour))
         ax.axhspan(low, view.epsilon, color=BAND, lw=0, zorder=0)
         ax.axhline(view.epsilon, color=INK, lw=0.9, zorder=1)
         ax.text(first, view.epsilon, f" ε = {view.epsilon:g}", va="bottom", color=SOFT, fontsize=8.5)

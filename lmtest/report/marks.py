@@ -24,6 +24,8 @@ INK, SOFT, FAINT, BAND = "#222222", "#555555", "#8a8a8a", "#eef1f4"
 # colours too, and no grey, for that is what reference models are in.
 PALETTE = (*seaborn.color_palette("colorblind").as_hex()[:4], "#CC79A7", "#56B4E9", "#332288", "#7A5C00")
 KEPT, BROKEN, UNFINISHED, BLANK = "#2d2a5c", "#e3b25f", "#d9d9d9", "#ffffff"
+DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (4, 1.5, 1, 1.5)))
+"""Line styles of what colours do not tell apart."""
 REFERENCE_LABELS = {
     "language": "the language",
     "rule_keeper": "rule keeper",
@@ -95,6 +97,11 @@ def colours(run: RunTables) -> dict[Key, str]:
     names, place = (run.models, 0) if by_model(run) else (run.variants, 1)
     palette = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}
     return {key: palette[key[place]] for key in run.trained}
+
+
+def model_colours(run: RunTables) -> dict[str, str]:
+    """A colour for each trained model, where variants are told apart otherwise."""
+    return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(run.models)}
 
 
 def panels(run: RunTables) -> dict[str, list[Series]]:

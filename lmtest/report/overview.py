@@ -39,7 +39,8 @@ def columns(run: RunTables) -> list[dict[str, Any]]:
 
 def overview(run: RunTables) -> list[dict[str, Any]]:
     """One group a language, one row an architecture (and variant), then the reference models."""
-    return [{"language": name, "rows": _rows(run.of(name), columns(run))} for name in run.languages]
+    views = {name: view for name in run.languages if (view := run.of(name)).of_rules}
+    return [{"language": name, "rows": _rows(view, columns(run))} for name, view in views.items()]
 
 
 def floors(run: RunTables) -> list[dict[str, Any]]:

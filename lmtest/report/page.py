@@ -3,41 +3,23 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
 from lmtest import atomic
-from lmtest.report import architecture_figures, figures
-from lmtest.report.marks import by_model, colours, draw
+from lmtest.report import architecture_figures, figures, in_context_figures, perturbation_figures
+from lmtest.report.captions import CAPTIONS
+from lmtest.report.in_context_tables import in_context_section
+from lmtest.report.marks import Draw, by_model, colours, draw, model_colours
 from lmtest.report.overview import columns, common, floors, overview, published_comparison, seeds_of, tally
 from lmtest.report.prompts import prompt_table
 from lmtest.report.rows import each_seed, every_measure, flat, label, main_table, published_table, shown_sets
-from lmtest.report.tables import HEADLINE, RunTables, load, records
+from lmtest.report.tables import HEADLINE, IN_CONTEXT, PERTURBATION, RunTables, load, records
 from lmtest.report.text import between, duration, num, percent
 
-CAPTIONS = {
-    "loss_against_rule_extrapolation": f"{HEADLINE} on all OOD prompts (greedy; an unfinished completion counts as "
-    "broken) against the excess of the loss over the floor, along training: one thin line a seed, its end marked, "
-    "hollow where the seed is not saturated; ticks on the left axis are published values, measured at other losses.",
-    "rule_extrapolation_per_seed": f"{HEADLINE} on OOD prompts that no objective was shown (greedy): one point a seed "
-    "with its 95 % interval over prompts, hollow where not saturated; the mean over seeds as a line, reference models "
-    "dashed.",
-    "prompts": "Greedy completions: one row a seed, one column a prompt, grouped by the rules that the prompt has "
-    "already broken (joint: none of them alone, but together they can no longer hold).",
-    "certificates": "Excess of the loss over the floor with its 95 % interval, one row a seed, hollow where not "
-    "saturated; a margin of equivalence bounds the difference between two variants' means.",
-    "rule_extrapolation_by_architecture": f"{HEADLINE} on OOD prompts that no objective was shown (greedy; an unfinished "
-    "completion counts as broken): one dot a seed, hollow where not saturated; the mean over seeds as a bar and as the "
-    "number on the right; vertical lines are the uniform law's exact level (dotted) and stop-at-once (dashed). Black "
-    "ticks are published values with their spread (often of finished completions alone, and at other losses).",
-    "loss_by_architecture": "Excess of the loss over the floor along training, both axes logarithmic: one thin line a "
-    "seed, the mean over seeds thick; below ε lies saturation.",
-    "string_mass": "Probability that a model gives to all short strings (EOS included, summed exactly), split by the rules "
-    "that they keep, along training: means over seeds, both axes logarithmic; bars at the right edge are the language's "
-    "own masses, and masses below the axis are drawn on it.",
-}
 SMALL = 110
 """Dots per inch of the pictures of one language among several: a page holds many of them."""
 
@@ -64,11 +46,26 @@ def draw_all(run: RunTables) -> dict[str, bytes | None]:
     """Name → PNG: the pictures of the study, then those of each language, under its name where there are several."""
     pictures = draw(architecture_figures.FIGURES, run)
     if len(run.languages) == 1:
-        return pictures | draw(figures.FIGURES, run)
+        return pictures | draw(_pictures_of(run), run)
     for name in run.languages:
-        own = draw(figures.FIGURES, run.of(name), SMALL)
+        view = run.of(name)
+        own = draw(_pictures_of(view), view, SMALL)
         pictures |= {f"{name}_{figure}": png for figure, png in own.items()}
     return pictures
+
+
+def _pictures_of(view: RunTables) -> dict[str, Draw]:
+    """The pictures that one language may have: of rules, of in-context learning, or both."""
+    return _own(view) | _context_pictures(view)
+
+
+def _own(view: RunTables) -> dict[str, Draw]:
+    return figures.FIGURES if view.of_rules else {"certificates": figures.certificates}
+
+
+def _context_pictures(view: RunTables) -> dict[str, Draw]:
+    learning = in_context_figures.FIGURES if view.has(IN_CONTEXT) else {}
+    return learning | (perturbation_figures.FIGURES if view.has(PERTURBATION) else {})
 
 
 def render(run: RunTables, pictures: dict[str, bytes | None]) -> str:
@@ -88,11 +85,15 @@ def render(run: RunTables, pictures: dict[str, bytes | None]) -> str:
         run=run,
         resolved=run.resolved,
         one=len(run.languages) == 1,
-        wide=len(run.languages) * len(run.models) > 1,
+        wide=len(run.languages) * len(run.models) > 1 and any(view.of_rules for view in views.values()),
+        of_rules=any(view.of_rules for view in views.values()),
+        of_contexts=run.has(IN_CONTEXT) or run.has(PERTURBATION),
         languages=run.resolved["languages"],
         first=next(iter(run.resolved["languages"].values())),
         epsilon=common([float(language["epsilon"]) for language in run.resolved["languages"].values()]),
-        variants=dict.fromkeys(run.variants) if by_model(run) else {key[1]: c for key, c in colours(run).items()},
+        variants=dict.fromkeys(run.variants)
+        if _models_coloured(run)
+        else {key[1]: c for key, c in colours(run).items()},
         models=_models(run),
         seeds=seeds_of(run),
         claims=records(run.verdicts),
@@ -100,7 +101,7 @@ def render(run: RunTables, pictures: dict[str, bytes | None]) -> str:
         columns=columns(run),
         groups=overview(run),
         floors=floors(run),
-        study_figures=_figures(dict.fromkeys(architecture_figures.FIGURES), "", pictures),
+        study_figures=_figures(architecture_figures.FIGURES, "", pictures),
         compared=published_comparison(run) if compared else None,
         tally=tally(run),
         published=[] if compared else [row for view in views.values() for row in published_table(view)],
@@ -115,9 +116,14 @@ def _models(run: RunTables) -> list[dict[str, Any]]:
     for name in next(iter(run.resolved["languages"].values()))["models"]:
         sizes = [language["models"][name]["parameters"] for language in run.resolved["languages"].values()]
         text = " to ".join(f"{size:,}" for size in sorted({min(sizes), max(sizes)}))
-        colour = next((c for key, c in colours(run).items() if key[0] == name), None) if by_model(run) else None
+        colour = model_colours(run).get(name) if _models_coloured(run) else None
         found.append({"name": name, "parameters": text, "colour": colour})
     return found
+
+
+def _models_coloured(run: RunTables) -> bool:
+    """Whether colours are the models': also where in-context learning alone is shown, in which they are."""
+    return by_model(run) or not run.of_rules
 
 
 def _section(view: RunTables, name: str, pictures: dict[str, bytes | None]) -> dict[str, Any]:
@@ -127,20 +133,24 @@ def _section(view: RunTables, name: str, pictures: dict[str, bytes | None]) -> d
         "language": view.language,
         "heldout": view.heldout,
         "probed": not view.trajectory.empty,
-        "figures": _figures(dict.fromkeys(figures.FIGURES), name, pictures),
+        "of_rules": view.of_rules,
+        "in_context": in_context_section(view) if _context_pictures(view) else None,
+        "figures": _figures(_own(view), name, pictures),
+        "context_figures": _figures(_context_pictures(view), name, pictures),
         "sets": shown_sets(view),
         "main": main_table(view),
         "every": every_measure(view),
         "each": each_seed(view),
-        "prompts": prompt_table(view),
+        "prompts": prompt_table(view) if view.of_rules else [],
         "keys": [{"name": label(view, key), "colour": colours(view)[key]} for key in view.trained],
     }
 
 
-def _figures(names: dict[str, Any], language: str, pictures: dict[str, bytes | None]) -> list[dict[str, Any]]:
+def _figures(names: Iterable[str], language: str, pictures: dict[str, bytes | None]) -> list[dict[str, Any]]:
     found = []
     for name in names:
         png = pictures[f"{language}_{name}" if language else name]
         encoded = png and base64.b64encode(png).decode()
-        found.append({"name": f"{language}_{name}" if language else name, "caption": CAPTIONS[name], "data": encoded})
+        full = f"{language}_{name}" if language else name
+        found.append({"name": full, "stem": name, "caption": CAPTIONS[name], "data": encoded})
     return found

@@ -7,8 +7,10 @@ import json
 import math
 from typing import Any
 
+import pandas as pd
+
 from lmtest.report.marks import REFERENCE_LABELS, colours
-from lmtest.report.tables import HEADLINE, REFERENCE, Key, RunTables, records, select
+from lmtest.report.tables import HEADLINE, IN_CONTEXT, PERTURBATION, REFERENCE, Key, RunTables, records, select
 from lmtest.report.text import mean_sd, num, over_seeds
 
 SETS = {
@@ -24,16 +26,15 @@ def label(run: RunTables, key: Key) -> str:
     """How a row is called: its variant, its model where those differ, or both; a reference model by its name."""
     model, variant = key
     if variant == REFERENCE:
-        return REFERENCE_LABELS.get(model, model)
+        return f"the language, {model}" if model in run.derived else REFERENCE_LABELS.get(model, model)
     if len(run.models) == 1:
         return variant
     return model if len(run.variants) == 1 else f"{model}, {variant}"
 
 
-def shown_sets(run: RunTables, evaluator: str | None = None) -> dict[str, str]:
-    """Prompt set → its title, for what an evaluator measured, by default the one that has the headline measure."""
-    rows = run.measurements
-    rows = select(rows, measure=HEADLINE) if evaluator is None else select(rows, evaluator=evaluator)
+def shown_sets(run: RunTables, rows: pd.DataFrame | None = None) -> dict[str, str]:
+    """Prompt set → its title, of some measurements, by default those of the headline measure."""
+    rows = select(run.measurements, measure=HEADLINE) if rows is None else rows
     found = dict.fromkeys(rows["prompt_set"])
     titles = SETS | ({} if any(name.startswith("ood_") for name in found) else {"ood": "OOD"})
     return {name: titles.get(name, name) for name in {**SETS, **found} if name in found}
@@ -74,9 +75,11 @@ def main_table(run: RunTables) -> list[dict[str, Any]]:
 def every_measure(run: RunTables) -> list[dict[str, Any]]:
     """One table an evaluator: its prompt sets, and one section a decoding and measure with one row a model."""
     tables = []
-    for evaluator in dict.fromkeys(run.measurements["evaluator"]):
-        found = select(run.measurements, evaluator=evaluator)
-        sets, sections = shown_sets(run, evaluator), []
+    evaluators = run.measurements["evaluator"]
+    # The prompt sets of in-context learning are too many for one table: one for each family.
+    of_family = run.measurements["prompt_set"].str.split(".").str[0].where(evaluators == IN_CONTEXT, "")
+    for (evaluator, family), found in run.measurements.groupby([evaluators, of_family], sort=False):
+        sets, sections = shown_sets(run, found), []
         decodings = sorted({str(name) for name in found["decoding"]})
         for decoding, measure in itertools.product(decodings, dict.fromkeys(found["measure"])):
             cells: list[dict[str, Any]] = [
@@ -90,9 +93,11 @@ def every_measure(run: RunTables) -> list[dict[str, Any]]:
             ]
             rows = [row for row in cells if any(value != "–" for value in row["values"])]
             chance = [num(run.chance(measure, name, decoding)) for name in sets]
+            known = chance if evaluator not in (IN_CONTEXT, PERTURBATION) or any(c != "–" for c in chance) else []
             if rows:
-                sections.append({"decoding": decoding, "measure": measure, "rows": rows, "chance": chance})
-        tables.append({"evaluator": evaluator.replace("_", " "), "sets": sets, "sections": sections})
+                sections.append({"decoding": decoding, "measure": measure, "rows": rows, "chance": known})
+        title = f"{evaluator}: {family}" if family else str(evaluator)
+        tables.append({"evaluator": title.replace("_", " "), "sets": sets, "sections": sections})
     return tables
 
 
@@ -142,4 +147,4 @@ def flat(value: Any, name: str = "") -> list[tuple[str, str]]:
 
 
 def _by_set(run: RunTables, key: Key, measure: str, decoding: str, sets: dict[str, str]) -> list[str]:
-    return [over_seeds(run.measured(key, measure, name, decoding)["value"]) for name in sets]
+    return [over_seeds(run.values(key, measure, name, decoding)) for name in sets]

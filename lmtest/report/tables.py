@@ -23,10 +23,9 @@ MEASUREMENTS = (
     *("value", "lower", "upper", "count", "chance", "saturated"),
 )
 TRAJECTORY = (*MEASUREMENTS, "step", "kl")
-COMPLETIONS = (
-    *(*IDENTITY, "evaluator", "prompt_set", "prompt", "decoding", "replicate"),
-    *("completion", "finished", "grammatical", "broken"),
-)
+COMPLETIONS = (*IDENTITY, "evaluator", "prompt_set", "prompt", "decoding", "replicate", "completion", "finished")
+RULE_COLUMNS = ("grammatical", "broken")
+"""Of the completions of rule extrapolation alone."""
 VERDICTS = (
     *("claim", "statement", "verdict", "effect", "lower", "upper", "p_value", "seeds_used", "seeds_asked"),
     *("published", "source", "p_raw", "test", "note"),
@@ -40,6 +39,7 @@ RESOLVED = ("schema_version", "name", "title", "config", "languages", "published
 
 REFERENCE = "reference"
 REFERENCE_ORDER = ("language", "rule_keeper", "normative", "ngram", "uniform", "stop")
+RULES, IN_CONTEXT, PERTURBATION = "rule_extrapolation", "in_context", "perturbation"  # evaluators
 HEADLINE = "R1"
 """The measure that the pictures show and the main table reports."""
 HEADLINES = (HEADLINE, f"{HEADLINE}_finished")
@@ -66,7 +66,8 @@ class RunTables:
         published = [row for row in self.resolved["published"] if row.get("language") in (None, language)]
         completions = select(self.completions, language=language)
         # The rules of other languages leave empty columns behind.
-        known = [name for name in completions if name in COMPLETIONS or completions[name].notna().any()]
+        always = (*COMPLETIONS, *RULE_COLUMNS)
+        known = [name for name in completions if name in always or completions[name].notna().any()]
         rest = {"languages": {language: self.resolved["languages"][language]}, "published": published}
         return replace(
             self,
@@ -103,7 +104,22 @@ class RunTables:
     def temperature(self) -> float:
         """Of sampled decoding; 1 where the study says nothing, as studies did before it could be chosen."""
         evaluators = self.resolved["config"].get("evaluators", {})
-        return float(evaluators.get("rule_extrapolation", {}).get("temperature", 1.0))
+        return float(evaluators.get(RULES, {}).get("temperature", 1.0))
+
+    @property
+    def derived(self) -> dict[str, dict[str, Any]]:
+        """Variants made from trained ones (or from the exact law, whose model then has their name), as declared."""
+        found: dict[str, dict[str, Any]] = self.resolved["config"].get("derived", {})
+        return found
+
+    def has(self, evaluator: str) -> bool:
+        """Whether anything was measured by an evaluator."""
+        return bool((self.measurements["evaluator"] == evaluator).any())
+
+    @cached_property
+    def of_rules(self) -> bool:
+        """Whether it is about rule extrapolation: unless in-context learning is there without it."""
+        return self.has(RULES) or not self.has(IN_CONTEXT)
 
     @cached_property
     def trained(self) -> list[Key]:
@@ -162,6 +178,10 @@ class RunTables:
         means = rows.groupby(["measure", "prompt_set", "decoding"], sort=False)["chance"].mean()
         return {tuple(map(str, key)): float(value) for key, value in zip(means.index, means, strict=True)}
 
+    def values(self, key: Key, measure: str, prompt_set: str, decoding: str) -> pd.Series:
+        """The values of one (model, variant), in the order of the table."""
+        return pd.Series(self.measurements["value"].iloc[self._places.get((*key, measure, prompt_set, decoding), [])])
+
     def measured(self, key: Key, measure: str, prompt_set: str, decoding: str) -> pd.DataFrame:
         """The measurements of one (model, variant), by seed."""
         rows = self.measurements.iloc[self._places.get((*key, measure, prompt_set, decoding), [])]
@@ -210,7 +230,7 @@ def load(directory: Path) -> RunTables:
         certificates=_parquet(directory / "certificates.parquet", CERTIFICATES),
         measurements=_parquet(directory / "measurements.parquet", MEASUREMENTS),
         trajectory=_parquet(directory / "trajectory.parquet", TRAJECTORY, optional=True),
-        completions=_parquet(directory / "completions.parquet", COMPLETIONS, optional=True),
+        completions=_completions(directory / "completions.parquet"),
         verdicts=_parquet(directory / "verdicts.parquet", VERDICTS, optional=True),
         published=_parquet(directory / "published.parquet", PUBLISHED, optional=True),
     )
@@ -262,6 +282,18 @@ def _parquet(path: Path, columns: tuple[str, ...], *, optional: bool = False) ->
         raise UsageError(f"{path} is not parquet ({error}): {_remedy(path)}") from error
     if optional and frame.empty:
         return pd.DataFrame(columns=list(columns))
+    return _with_columns(frame, columns, path)
+
+
+def _completions(path: Path) -> pd.DataFrame:
+    """Completions; what rule extrapolation says of them is left empty where it was not asked."""
+    frame = _parquet(path, COMPLETIONS, optional=True)
+    if (frame["evaluator"] == RULES).any():
+        _with_columns(frame, RULE_COLUMNS, path)
+    return frame.reindex(columns=[*dict.fromkeys([*frame.columns, *RULE_COLUMNS])])
+
+
+def _with_columns(frame: pd.DataFrame, columns: tuple[str, ...], path: Path) -> pd.DataFrame:
     if absent := [column for column in columns if column not in frame.columns]:
         raise UsageError(f"{path} lacks the columns {', '.join(absent)}: it is of another version; {_remedy(path)}")
     return frame
