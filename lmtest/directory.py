@@ -110,8 +110,8 @@ def resolve(name: str, study: Study, languages: Mapping[str, Language]) -> dict[
 
 def _resolve_language(study: Study, language: Language) -> dict[str, Any]:
     tokens = language.mean_length() + 1
-    # Long documents say more each: as many symbols as 10,000 strings of a hundred.
-    draws = int(min(10_000, max(200, 1e6 / tokens))) if math.isfinite(tokens) else 10_000
+    # Long documents say more each.
+    draws = int(min(10_000, max(200, 3e5 / tokens))) if math.isfinite(tokens) else 10_000
     return {
         "name": language.name,
         "title": language.title,

@@ -120,9 +120,10 @@ class Workshop:
         )
         steps_of = {e.name: set(e.probed_at(config.steps, config.probe_every)) for e in evaluators}
         decoding_seed = stream_seed(0, "decoding", cell.model, cell.variant)
+        few = min(PROBE_DRAWS, self.study.saturation.draws)
 
         def probe(model: StackedModel, step: int) -> list[dict[str, Any]]:
-            certificate = self._certify(language, model, PROBE_DRAWS, "probe", step)
+            certificate = self._certify(language, model, few, "probe", step)
             kl = dict(zip(cell.seeds, certificate.kl.tolist(), strict=True))
             saturated = dict(zip(cell.seeds, certificate.saturated(self.study.saturation).tolist(), strict=True))
             probed = [e for e in evaluators if step in steps_of[e.name]]
@@ -133,7 +134,7 @@ class Workshop:
             below = config.stop_below
             assert below is not None
             # Draws of its own: the final certificate is on strings that no stopping rule has seen.
-            return torch.from_numpy(self._certify(language, model, PROBE_DRAWS, "stop", step).upper < below)
+            return torch.from_numpy(self._certify(language, model, few, "stop", step).upper < below)
 
         if parent is not None:
             model.load_state(parent.state())

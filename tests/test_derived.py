@@ -17,7 +17,12 @@ from lmtest.pipeline import Silent, run_study
 from lmtest.study import load_study
 
 STUDY, PAPER = ROOT / "runs" / "in_context.toml", ROOT / "runs" / "in_context_paper.toml"
+CLAIM = (
+    '{id="in_context/more",statement="more",kind="order",model="transformer",measure="accuracy",'
+    'prompt_sets=["seen.k3.n0","seen.k3.n4"]}'
+)
 SMALL = (
+    f"claims=[{CLAIM}]",
     *("training.steps=4", "training.probe_every=4", "training.batch=2", "exceptions=[]", "saturation.draws=20"),
     *("evaluators.in_context.prompts=12", "evaluators.in_context.examples=[0,2,4]", "evaluators.in_context.lengths=[3]"),
     *("evaluators.in_context.order_sets=2", "evaluators.in_context.order_tests=3"),
@@ -137,7 +142,7 @@ def test_what_does_not_fit_is_refused(override: str, message: str) -> None:
         ("evaluators.in_context.examples=[40]", "no room for an answer"),
         ("evaluators.in_context.lengths=[200]", "do not fit documents"),
         ('models.transformer={architecture="transformer",positions="learned",context=60}', "context of 60"),
-        ("derived.exchanged_n2.contexts.examples=[1]", "n ≥ 2|at least 2"),
+        ("derived.exchanged_n2.contexts.examples=[1]", "greater than or equal to 2, found 1"),
         ("derived.fail_at_10.penalty=0.0", "penalty"),
     ],
 )
@@ -158,6 +163,8 @@ def test_the_published_sizes_are_those_of_the_paper_and_run_reduced(tmp_path: Pa
         *('languages=["ginc_released"]', "training.steps=2", "training.probe_every=2", "training.batch=1", "claims=[]"),
         *(*widths, *feeds, "saturation.draws=2", "derived.exchanged.draws=12", "derived.exchanged.models=[]"),
         *("evaluators.in_context.prompts=3", "evaluators.in_context.order_sets=0", "evaluators.in_context.lengths=[10]"),
+        *("evaluators.in_context.examples=[0,64]", 'evaluators.in_context.families=["seen"]'),
+        *("derived.exchanged.contexts.examples=[2]", "training.stack=2"),
         'published_tables=[{table="ginc_iclr2022",languages={ginc_released="ginc_released"}}]',
     )
     done = run_study(PAPER, out=tmp_path / "run", overrides=reduced, seeds="0-1", jobs=1)
