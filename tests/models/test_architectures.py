@@ -24,6 +24,17 @@ TABLES: dict[str, dict[str, object]] = {
         f"transformer-{positions}-{norm}": {**SMALL_TRANSFORMER, "positions": positions, "norm": norm, "context": 16}
         for positions, norm in itertools.product(["none", "sinusoidal", "learned", "rotary", "alibi"], ["pre", "post"])
     },
+    "transformer-tied-pre": {**SMALL_TRANSFORMER, "tied": True, "norm": "pre"},
+    "transformer-tied-post": {**SMALL_TRANSFORMER, "tied": True, "head_size": 6},
+    "transformer-tiled-sinusoids": {**SMALL_TRANSFORMER, "head_size": 2, "tables": {"copies": 2, "padding": 4}},
+    "transformer-tiled-rotary": {
+        **SMALL_TRANSFORMER,
+        "positions": "rotary",
+        "tables": {"head_copies": 2},
+        "heads": 3,
+        "head_size": 8,
+    },
+    "transformer-own-slopes": {**SMALL_TRANSFORMER, "positions": "alibi", "tables": {"slopes": [0.5, 0.1, 0.1]}},
     "transformer-dropout": {**SMALL_TRANSFORMER, "dropout": 0.3},
     "transformer-alibi-dropout": {**SMALL_TRANSFORMER, "positions": "alibi", "dropout": 0.3},
     "lstm-1": {"architecture": "lstm", "layers": 1, "width": 8, "embedding": 5},

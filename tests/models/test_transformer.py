@@ -7,9 +7,18 @@ import torch
 
 from lmtest.errors import UsageError
 from lmtest.languages.vocabulary import Vocabulary
-from lmtest.models.positions import alibi
+from lmtest.models.positions import (
+    PositionTables,
+    alibi,
+    alibi_slopes,
+    rotate,
+    rotate_blocks,
+    sinusoids,
+    tiled_sinusoids,
+)
 from lmtest.models.stack import Tree
 from lmtest.models.transformer import Transformer, TransformerConfig
+from lmtest.seeds import torch_generator
 from lmtest.validation import validate
 
 VOCABULARY = Vocabulary(("a", "b", "c"))
@@ -71,11 +80,54 @@ def test_rows_of_one_string_need_no_mask(monkeypatch: pytest.MonkeyPatch) -> Non
         small().logits(tokens[:, [0, 1, 0, 2]])
 
 
+def test_the_tied_output_reads_the_embeddings() -> None:
+    model = small(tied=True)
+    assert "output.weight" not in model.parameters
+    assert model.n_parameters == small().n_parameters - 12 * VOCABULARY.n_outputs
+    tokens = torch.tensor([[VOCABULARY.bos, 0, 1, 1, 2]])
+    expected = model.hidden(tokens) @ model.parameters["embedding"][:, None, :4].mT
+    expected = expected + model.parameters["output.bias"][:, None, None]
+    torch.testing.assert_close(model.logits(tokens), expected, atol=1e-5, rtol=1e-5)
+    embedding = model.parameters["embedding"]
+    torch.testing.assert_close(embedding * 12**0.5, small().parameters["embedding"])  # the same draws
+
+
+def test_sinusoids_stand_side_by_side_and_padded_ones_are_centred() -> None:
+    positions = torch.arange(5)
+    one = sinusoids(positions, 6)
+    assert torch.equal(tiled_sinusoids(positions, 6, PositionTables(), torch.float32), one)
+    assert torch.equal(tiled_sinusoids(positions, 18, PositionTables(copies=3), torch.float32), one.repeat(1, 3))
+    padded = tiled_sinusoids(positions, 16, PositionTables(copies=2, padding=4), torch.float64)
+    assert padded[:, 12:].abs().max() == 0
+    assert padded.mean(-1).abs().max() < 1e-15
+    torch.testing.assert_close(padded[:, 6:12], (one - one.mean(-1, keepdim=True)).double(), atol=1e-6, rtol=0)
+
+
+def test_each_block_of_a_head_is_rotated_by_itself() -> None:
+    x = torch.randn(1, 2, 3, 5, 8, generator=torch_generator(0, "test"))
+    positions = torch.arange(5)[None, None]
+    assert torch.equal(rotate_blocks(x, positions, 1), rotate(x, positions))
+    expected = torch.cat([rotate(x[..., :4], positions), rotate(x[..., 4:], positions)], -1)
+    assert torch.equal(rotate_blocks(x, positions, 2), expected)
+
+
+def test_slopes_may_be_given() -> None:
+    queries, keys = torch.tensor([4, 5]), torch.arange(6)
+    assert torch.equal(alibi(queries, keys, 4, alibi_slopes(4)), alibi(queries, keys, 4))
+    assert alibi(queries, keys, 2, [0.5, 3.0])[:, 0, 1].tolist() == [-1.5, -9.0]
+
+
 @pytest.mark.parametrize(
     ("table", "message"),
     [
         ({"width": 10, "heads": 4}, "expected heads to divide width, found width = 10, heads = 4"),
         ({"width": 12, "heads": 4, "positions": "rotary"}, "even head size, found 3"),
+        ({"heads": 2, "head_size": 4, "positions": "rotary", "tables": {"head_copies": 4}}, "even head size, found 1"),
+        ({"head_size": 4, "positions": "rotary", "tables": {"head_copies": 3}}, "head_copies to divide 4, found 3"),
+        ({"tables": {"copies": 5}}, "expected tables.copies to divide width − tables.padding, found 5 and 64"),
+        ({"tables": {"padding": 64}}, "found 1 and 0"),
+        ({"positions": "alibi", "tables": {"slopes": [0.5]}}, "expected 4 tables.slopes, one for each head, found 1"),
+        ({"positions": "learned", "tables": {"copies": 2}}, "tables.copies means nothing with positions = 'learned'"),
         ({"witdh": 12}, "did you mean 'width'"),
         ({"norm": "middle"}, "norm"),
     ],
