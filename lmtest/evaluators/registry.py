@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from lmtest.evaluators.contract import Evaluated
 from lmtest.evaluators.evaluator import Evaluator
+from lmtest.evaluators.flatness import FlatnessConfig
 from lmtest.evaluators.in_context import InContextConfig
 from lmtest.evaluators.rule_extrapolation import RuleExtrapolation, RuleExtrapolationConfig
 from lmtest.evaluators.string_mass import StringMassConfig
@@ -19,6 +20,7 @@ class EvaluatorsConfig(Table):
     rule_extrapolation: RuleExtrapolationConfig | None = None
     string_mass: StringMassConfig | None = None
     in_context: InContextConfig | None = None
+    flatness: FlatnessConfig | None = None
 
     def build(self, language: Language) -> list[Evaluator]:
         """The evaluators of one language, in the order of their tables. UsageError where one does not fit it."""
@@ -29,6 +31,8 @@ class EvaluatorsConfig(Table):
             evaluators.append(self.string_mass.evaluator(language))
         if self.in_context is not None:
             evaluators.append(self.in_context.evaluator(language))
+        if self.flatness is not None:
+            evaluators.append(self.flatness.evaluator(language))
         return evaluators
 
 
