@@ -22,6 +22,7 @@ from lmtest.published import PublishedTable, match_published
 from lmtest.saturation import SaturationConfig
 from lmtest.training import Objective, TrainingConfig
 from lmtest.validation import Table, read_toml, validate
+from lmtest.variants.preserve.tables import Preserving
 from lmtest.variants.registry import Derivation, DerivedConfig
 
 REFERENCES = ("reference", "language", "uniform", "stop", "rule_keeper", "ngram", "normative")
@@ -223,6 +224,12 @@ def _check_derivation(study: Study, name: str, derivation: Derivation) -> None:
     for model in derivation.models or []:
         if model not in study.models:
             raise UsageError(f"derived.{name}: unknown model {model!r}; {nearest(model, study.models)}")
+    if isinstance(derivation, Preserving):
+        for model in study.models if derivation.models is None else derivation.models:
+            try:
+                derivation.config_of(study.models[model])
+            except UsageError as error:
+                raise UsageError(f"derived.{name}, of {model}: {error}") from None
 
 
 def _check_language(study: Study, language: Language) -> Evaluated:

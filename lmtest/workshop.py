@@ -18,11 +18,13 @@ from lmtest.cells import TABLES, Cell
 from lmtest.directory import CERTIFICATE_COLUMNS, IDENTITY, MEASUREMENT_COLUMNS
 from lmtest.evaluators.evaluator import Evaluator
 from lmtest.evaluators.registry import trainable
+from lmtest.evaluators.rule_extrapolation import RuleExtrapolation
 from lmtest.languages import Language, build_language
 from lmtest.languages.hmm_mixture import HmmMixture
 from lmtest.models.contract import LanguageModel
 from lmtest.models.reference import reference_models
 from lmtest.models.stack import StackedModel
+from lmtest.models.transformer import Transformer
 from lmtest.saturation import Certificate, added_kl, certify
 from lmtest.seeds import generator, stream_seed
 from lmtest.study import Study
@@ -32,8 +34,10 @@ from lmtest.training.curriculum import Curriculum
 from lmtest.training.loop import Steps
 from lmtest.validation import validate
 from lmtest.variants.exchange import Cost, Exchanged, exchange_cost
+from lmtest.variants.preserve.certificate import double, function_certificate
+from lmtest.variants.preserve.tables import Preserving
 from lmtest.variants.registry import Exchange, Taught
-from lmtest.variants.rows import added_rows, exchange_rows
+from lmtest.variants.rows import added_rows, exchange_rows, function_rows
 from lmtest.variants.taught import Teaching
 
 PROBE_DRAWS = 200
@@ -79,7 +83,8 @@ class Workshop:
 
     def steps(self, cell: Cell) -> int:
         """Updates of a cell; 0 for a variant that is made without any."""
-        return 0 if isinstance(self.study.derived.get(cell.variant), Exchange) else self.training(cell).steps
+        made = isinstance(self.study.derived.get(cell.variant), Exchange | Preserving)
+        return 0 if made else self.training(cell).steps
 
     def rehearse(self, cell: Cell) -> Steps:
         """The training of a cell with untrained models, to be timed."""
@@ -94,6 +99,10 @@ class Workshop:
         if isinstance(derivation, Exchange):
             assert parent is not None
             tables = self._exchange(derivation, parent, labels, cell.seeds)
+            trajectory = pd.DataFrame()
+        elif isinstance(derivation, Preserving):
+            assert isinstance(parent, Transformer)
+            tables = self._preserve(derivation, parent, labels, cell.seeds)
             trajectory = pd.DataFrame()
         else:
             model = self.build(cell)
@@ -189,6 +198,24 @@ class Workshop:
         cost = exchange_cost(language, model, contexts, derivation.draws, generator(0, "exchange"))
         rows = exchange_rows(cost, contexts.name, seeds, 0 if cost.exact else derivation.draws)
         return self.measure(Exchanged(model, contexts), labels, seeds, rows=rows, before=model, cost=cost)
+
+    def _preserve(
+        self, derivation: Preserving, parent: Transformer, labels: dict[str, str], seeds: tuple[int, ...]
+    ) -> dict[str, pd.DataFrame]:
+        """The tables of a variant that computes the same function, with the certificate that it does, in both precisions."""
+        language = self.languages[labels["language"]]
+        prompts = [
+            row for e in self.evaluators[labels["language"]] if isinstance(e, RuleExtrapolation) for row in e.outside
+        ]
+        model, rows, draws = derivation.apply(parent), [], self.study.saturation.draws
+        exact = double(parent)
+        for measure, before, after in (
+            ("function_difference", parent, model),
+            ("function_difference_float64", exact, derivation.apply(exact)),
+        ):
+            rng = generator(0, "function certificate")
+            rows += function_rows(measure, function_certificate(language, before, after, prompts, draws, rng), seeds)
+        return self.measure(model, labels, seeds, rows=rows)
 
     def _added(
         self, model: StackedModel, parent: StackedModel, language: str, seeds: tuple[int, ...]

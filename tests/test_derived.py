@@ -117,12 +117,29 @@ def test_improbable_prefixes_of_any_language_are_contexts_of_rule_extrapolation(
     assert set(chosen(done.measurements, variant="rare")["evaluator"]) == {"rule_extrapolation", "perturbation"}
 
 
+def test_a_variant_that_preserves_the_function_says_how_well(tmp_path: Path) -> None:
+    derived = 'derived={wide={kind="widen",of="normal"},deep={kind="deepen",of="normal",models=[]}}'
+    done = run_study(MAIN, out=tmp_path / "run", overrides=[*TINY, derived], seeds="0-1", jobs=1)
+    rows = chosen(done.measurements, evaluator="function", variant="wide")
+    assert set(rows["prompt_set"]) == {"id", "ood"}
+    assert (chosen(rows, measure="function_difference")["value"] < 3e-4).all()
+    assert (chosen(rows, measure="function_difference_float64")["value"] < 1e-10).all()
+    kl = {variant: chosen(done.certificates, variant=variant)["kl"].to_numpy() for variant in ("normal", "wide")}
+    assert kl["wide"] == pytest.approx(kl["normal"], abs=1e-4)
+    assert chosen(done.certificates, variant="deep").empty
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ('derived={x={kind="deepen",of="normal",layers=1}}', "derived.x, of transformer"),
         ('derived={x={kind="exchange",of="nrmal",contexts={kind="improbable",length=3,below=0.9}}}', "did you mean"),
         ('derived={x={kind="exchange",contexts={kind="improbable",length=3,below=0.9}}}', "expected of = "),
-        ('derived={x={kind="exchange",of="normal",models=["tranformer"],contexts={kind="improbable",length=3,below=0.9}}}', "unknown model"),
+        (
+            'derived={x={kind="exchange",of="normal",models=["tranformer"],'
+            'contexts={kind="improbable",length=3,below=0.9}}}',
+            "unknown model",
+        ),
         ('derived={uniform={kind="exchange",of="normal",contexts={kind="improbable",length=3,below=0.9}}}', "is taken"),
         ('derived={x={kind="exchnge",of="normal"}}', "exchange"),
         ('derived={x={kind="exchange",of="normal",contexts={kind="prompts",k=3,examples=[2]}}}', "hmm_mixture"),

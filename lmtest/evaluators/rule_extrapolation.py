@@ -122,6 +122,11 @@ class RuleExtrapolation:
         return [row for name in self._ood if name == "ood_trained" for row in self.prompt_sets[name].rows]
 
     @property
+    def outside(self) -> list[Row]:
+        """All impossible prompts."""
+        return [row for name in self._ood for row in self.prompt_sets[name].rows]
+
+    @property
     def longest_prompt(self) -> int:
         """Symbols of the longest prompt."""
         return max(len(row) for prompts in self.prompt_sets.values() for row in prompts.rows)

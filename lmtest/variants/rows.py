@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from lmtest.variants.exchange import Cost
+from lmtest.variants.preserve.certificate import FunctionCertificate
 
 NAME = "perturbation"
+FUNCTION = "function"
 ADDED = "kl_added"
 """What the loss rises by, nats per string."""
 
@@ -39,6 +41,16 @@ def added_rows(
     """What is added to the loss, by seed, with its 95 % interval."""
     numbers = zip(seeds, value.tolist(), lower.tolist(), upper.tolist(), strict=True)
     return [_row(seed, ADDED, where, v, low, high, count) for seed, v, low, high in numbers]
+
+
+def function_rows(measure: str, certificate: FunctionCertificate, seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """The largest difference of log-probabilities between a variant and what it was made from, by seed and prompt set."""
+    found = []
+    for prompt_set, values in (("id", certificate.ids), ("ood", certificate.ood)):
+        for seed, value in zip(seeds, values.tolist(), strict=True):
+            row = _row(seed, measure, prompt_set, value, math.nan, math.nan, 0 if math.isnan(value) else 1)
+            found.append(row | {"evaluator": FUNCTION})
+    return found
 
 
 def _row(
