@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from lmtest.languages.grammar import Grammar
 
@@ -128,17 +129,26 @@ def _deterministic(grammar: Grammar, lookahead: bool) -> bool:
                     follow[symbol] |= more
                     grown = True
 
+    @cache
+    def behind(rule: int, dot: int) -> _Shape:
+        return _body(rules[rule][1][dot + 1 :], shapes)
+
     def complete(kernel: Iterable[Item]) -> frozenset[Item]:
         items, todo = set(kernel), list(kernel)
+        opened: list[set[float]] = [set() for _ in of]  # look-aheads with which a nonterminal's rules are in
         while todo:
             rule, dot, ahead = todo.pop()
             rhs = rules[rule][1]
             if dot < len(rhs) and rhs[dot] >= 0:
-                for after in first(rhs[dot + 1 :], [ahead]) if lookahead else [END]:
-                    for new in ((i, 0, after) for i in of[rhs[dot]]):
-                        if new not in items:
-                            items.add(new)
-                            todo.append(new)
+                after: set[float] = {END}
+                if lookahead:
+                    body = behind(rule, dot)
+                    after = {*body.first, ahead} if body.shortest == 0 else set(body.first)
+                more = after - opened[rhs[dot]]
+                opened[rhs[dot]] |= more
+                new = {(i, 0, symbol) for i in of[rhs[dot]] for symbol in more} - items
+                items |= new
+                todo += new
         return frozenset(items)
 
     begin = complete([(0, 0, END)])
@@ -162,6 +172,6 @@ def _deterministic(grammar: Grammar, lookahead: bool) -> bool:
             if following not in states:
                 states.add(following)
                 todo.append(following)
-        if work > MOST_ITEMS:
-            return False
+            if work > MOST_ITEMS:
+                return False
     return True

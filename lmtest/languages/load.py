@@ -15,6 +15,7 @@ from lmtest.languages.brackets import Brackets
 from lmtest.languages.hmm_construction import Construction
 from lmtest.languages.hmm_mixture import HmmMixture
 from lmtest.languages.laws import LAWS, ExponentLaw, FiniteTable
+from lmtest.languages.layered import Layered
 from lmtest.languages.pcfg import Pcfg
 from lmtest.languages.prompts import compile_prompts
 from lmtest.languages.rules import compile_rules
@@ -119,8 +120,18 @@ class HmmMixtureFile(_Common, Construction):
         )
 
 
-KINDS: dict[str, type[PcfgFile | TemplateFile | ArrangedFile | BracketsFile | HmmMixtureFile]] = {
+class LayeredFile(_Common, Layered):
+    """`kind = "layered_pcfg"`; the knobs of the generator are keys of the file."""
+
+    kind: Literal["layered_pcfg"]
+
+    def language(self, name: str) -> Language:
+        return Pcfg(self.grammar_text(), name=name, title=self.title, source=self.source, max_length=self.max_length)
+
+
+KINDS: dict[str, type[PcfgFile | LayeredFile | TemplateFile | ArrangedFile | BracketsFile | HmmMixtureFile]] = {
     "pcfg": PcfgFile,
+    "layered_pcfg": LayeredFile,
     "template": TemplateFile,
     "arranged": ArrangedFile,
     "brackets": BracketsFile,

@@ -142,9 +142,12 @@ class Pcfg(Language):
         total = law[:, 0].sum() + form.empty
         return float(math.log(total) - (weighted[:, 0].sum() + _x_log_x(np.array(form.empty))) / total)
 
+    @cached_property
+    def longest(self) -> float:
+        return longest_string(self.grammar) if self.max_length is None else self.max_length
+
     def list_support(self) -> Support | None:
-        longest = longest_string(self.grammar) if self.max_length is None else self.max_length
-        return list_strings(self.form, int(longest)) if longest <= LONGEST_LISTED else None
+        return list_strings(self.form, int(self.longest)) if self.longest <= LONGEST_LISTED else None
 
 
 def _total(means: np.ndarray, each: np.ndarray) -> float:
