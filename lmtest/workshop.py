@@ -36,7 +36,7 @@ from lmtest.validation import validate
 from lmtest.variants.exchange import Cost, Exchanged, exchange_cost
 from lmtest.variants.preserve.certificate import double, function_certificate
 from lmtest.variants.preserve.tables import Preserving
-from lmtest.variants.registry import Exchange, Taught
+from lmtest.variants.registry import Exchange, Longer, Taught
 from lmtest.variants.rows import added_rows, exchange_rows, function_rows
 from lmtest.variants.taught import Teaching
 
@@ -76,10 +76,10 @@ class Workshop:
 
     def training(self, cell: Cell) -> TrainingConfig:
         """How a cell that trains does so."""
-        derivation = self.study.derived.get(cell.variant)
-        return (
-            derivation.training if isinstance(derivation, Taught) else self.study.training_of(cell.language, cell.model)
-        )
+        first, derivation = self.study.training_of(cell.language, cell.model), self.study.derived.get(cell.variant)
+        if isinstance(derivation, Longer):
+            return derivation.training_of(first)
+        return derivation.training if isinstance(derivation, Taught) else first
 
     def steps(self, cell: Cell) -> int:
         """Updates of a cell; 0 for a variant that is made without any."""
@@ -166,8 +166,15 @@ class Workshop:
             assert isinstance(language, HmmMixture)
             assert parent is not None
             return Teaching(derivation, language, parent)
-        prompts = trainable(self.evaluators[cell.language])
-        return LanguageCurriculum(model, language, self.study.variants[cell.variant], prompts, self.training(cell))
+        prompts, config, variant, before = (
+            trainable(self.evaluators[cell.language]),
+            self.training(cell),
+            cell.variant,
+            0,
+        )
+        if isinstance(derivation, Longer):
+            variant, before = self.study.parent(variant), self.study.training_of(cell.language, cell.model).steps
+        return LanguageCurriculum(model, language, self.study.variants[variant], prompts, config, before)
 
     def _parent(self, cell: Cell) -> StackedModel:
         """The trained models that a derived cell is made from."""
@@ -243,6 +250,11 @@ class Workshop:
         language, evaluators = self.languages[labels["language"]], self.evaluators[labels["language"]]
         certificate = self._certify(language, before or model, self.study.saturation.draws, "certificate")
         if cost is not None:
+            if (
+                before is language
+            ):  # exactly 0: what its own certificate shows is rounding, and may be more than the cost
+                zero = np.zeros_like(certificate.kl)
+                certificate = replace(certificate, kl=zero, lower=zero, upper=zero, exact=True)
             certificate = certificate.plus(cost.value, cost.lower, cost.upper, cost.exact)
         saturated = certificate.saturated(self.study.saturation)
         certificates = pd.DataFrame(

@@ -24,12 +24,20 @@ CLAIM = (
 SMALL = (
     f"claims=[{CLAIM}]",
     *("training.steps=4", "training.probe_every=4", "training.batch=2", "exceptions=[]", "saturation.draws=20"),
-    *("evaluators.in_context.prompts=12", "evaluators.in_context.examples=[0,2,4]", "evaluators.in_context.lengths=[3]"),
+    *(
+        "evaluators.in_context.prompts=12",
+        "evaluators.in_context.examples=[0,2,4]",
+        "evaluators.in_context.lengths=[3]",
+    ),
     *("evaluators.in_context.order_sets=2", "evaluators.in_context.order_tests=3"),
     *(f"models.{name}.layers=1" for name in ("transformer", "transformer_deep", "gated_linear_attention")),
-    *(f"derived.{name}.steps=3" for name in ("fail_at_1", "fail_at_10", "fail_at_100", "succeed_at_10")),
-    *(f"derived.{name}.models=[]" for name in ("fail_at_1", "fail_at_100", "succeed_at_10")),
-    *("derived.exchanged.draws=40", "derived.exchanged_anywhere.draws=400"),
+    *(f"derived.{name}.steps=3" for name in ("fail_held_1", "fail_held_3", "fail_held_10", "succeed_held_10")),
+    *(f"derived.{name}.models=[]" for name in ("fail_held_1", "fail_held_3", "succeed_held_10")),
+    *(
+        "derived.exchanged.draws=40",
+        "derived.exchanged_anywhere.draws=400",
+        "derived.exchanged_k5.contexts.examples=[2]",
+    ),
     *(f"derived.exchanged_n{n}.draws=10" for n in (2, 4, 8, 16)),
 )
 TABLES = ("certificates", "measurements", "trajectory", "completions", "verdicts")
@@ -39,7 +47,7 @@ class StopAmongTheDerived(Silent):
     """Stops the run, as Ctrl-C does, when the first derived cell is trained."""
 
     def step(self, cell: Cell, step: int, excess: float) -> None:
-        if cell.variant == "fail_at_10":
+        if cell.variant == "fail_held_10":
             os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -62,10 +70,19 @@ def chosen(table: pd.DataFrame, **equal: object) -> pd.DataFrame:
 def test_every_model_is_derived_and_the_exact_law_too(run: Run) -> None:
     found = set(zip(run.certificates["model"], run.certificates["variant"], strict=True))
     models = {"transformer", "transformer_deep", "lstm", "gated_linear_attention"}
-    assert {(model, variant) for model in models for variant in ("normal", "exchanged")} <= found
-    assert ("transformer", "fail_at_10") in found
-    assert ("lstm", "fail_at_10") not in found  # models = [...] names others
-    exchanges = {"exchanged", "exchanged_n2", "exchanged_n4", "exchanged_n8", "exchanged_n16", "exchanged_anywhere"}
+    assert {(model, "normal") for model in models} <= found
+    assert {("transformer", "exchanged"), ("lstm", "exchanged")} <= found
+    assert ("transformer", "fail_held_10") in found
+    assert ("lstm", "fail_held_10") not in found  # models = [...] names others
+    exchanges = {
+        "exchanged",
+        "exchanged_k5",
+        "exchanged_n2",
+        "exchanged_n4",
+        "exchanged_n8",
+        "exchanged_n16",
+        "exchanged_anywhere",
+    }
     assert {(name, "reference") for name in exchanges} <= found
     assert set(run.measurements["evaluator"]) == {"in_context", "perturbation"}
 
@@ -78,9 +95,9 @@ def test_the_cost_of_an_exchange_is_added_to_the_certificate(run: Run) -> None:
         before = chosen(run.certificates, model=model if parent == "normal" else "language", variant=parent)["kl"]
         assert (cost != 0).all()
         assert after == pytest.approx(np.maximum(before.to_numpy() + cost, 0), rel=1e-12)
-    learned = chosen(added, variant="fail_at_10")
+    learned = chosen(added, variant="fail_held_10")
     assert np.isfinite(learned[["value", "lower", "upper"]].to_numpy()).all()
-    after = chosen(run.certificates, model="transformer", variant="fail_at_10")["kl"].to_numpy()
+    after = chosen(run.certificates, model="transformer", variant="fail_held_10")["kl"].to_numpy()
     before = chosen(run.certificates, model="transformer", variant="normal")["kl"].to_numpy()
     assert learned["value"].to_numpy() == pytest.approx(after - before, abs=1e-9)  # on the certificate's own strings
 
@@ -160,7 +177,7 @@ def test_what_does_not_fit_is_refused(override: str, message: str) -> None:
         ("evaluators.in_context.lengths=[200]", "do not fit documents"),
         ('models.transformer={architecture="transformer",positions="learned",context=60}', "context of 60"),
         ("derived.exchanged_n2.contexts.examples=[1]", "greater than or equal to 2, found 1"),
-        ("derived.fail_at_10.penalty=0.0", "penalty"),
+        ("derived.fail_held_10.penalty=0.0", "penalty"),
     ],
 )
 def test_what_does_not_fit_an_in_context_study_is_refused(override: str, message: str) -> None:
@@ -179,7 +196,11 @@ def test_the_published_sizes_are_those_of_the_paper_and_run_reduced(tmp_path: Pa
     reduced = (
         *('languages=["ginc_released"]', "training.steps=2", "training.probe_every=2", "training.batch=1", "claims=[]"),
         *(*widths, *feeds, "saturation.draws=2", "derived.exchanged.draws=12", "derived.exchanged.models=[]"),
-        *("evaluators.in_context.prompts=3", "evaluators.in_context.order_sets=0", "evaluators.in_context.lengths=[10]"),
+        *(
+            "evaluators.in_context.prompts=3",
+            "evaluators.in_context.order_sets=0",
+            "evaluators.in_context.lengths=[10]",
+        ),
         *("evaluators.in_context.examples=[0,64]", 'evaluators.in_context.families=["seen"]'),
         *("derived.exchanged.contexts.examples=[2]", "training.stack=2"),
         'published_tables=[{table="ginc_iclr2022",languages={ginc_released="ginc_released"}}]',
@@ -189,3 +210,12 @@ def test_the_published_sizes_are_those_of_the_paper_and_run_reduced(tmp_path: Pa
     assert (done.published["seeds"] == 5).all()
     shares = chosen(done.measurements, model="language", measure="zero_share").set_index("prompt_set")["value"]
     assert shares["seen.k10.n64"] > shares["seen.k10.n0"]
+
+
+def test_training_on_starts_where_it_ended_and_keeps_its_own_steps(tmp_path: Path) -> None:
+    derived = 'derived={more={kind="longer",of="normal",steps=6,learning_rate=1e-9}}'
+    done = run_study(MAIN, out=tmp_path / "run", overrides=[*TINY, derived, "training.batch=8"], seeds="0-1", jobs=1)
+    kl = {name: chosen(done.certificates, variant=name)["kl"].to_numpy() for name in ("normal", "more")}
+    assert kl["more"] == pytest.approx(kl["normal"], rel=1e-3)  # at such a rate nothing moves
+    assert chosen(done.trajectory, variant="more")["step"].max() == 6
+    assert (abs(chosen(done.measurements, variant="more", measure="kl_added")["value"]) < 1e-3).all()

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from lmtest.evaluators.contract import Evaluated
 from lmtest.evaluators.evaluator import Evaluator
+from lmtest.evaluators.fine_tuning import FineTuningConfig
 from lmtest.evaluators.flatness import FlatnessConfig
 from lmtest.evaluators.in_context import InContextConfig
 from lmtest.evaluators.rule_extrapolation import RuleExtrapolation, RuleExtrapolationConfig
@@ -21,6 +22,7 @@ class EvaluatorsConfig(Table):
     string_mass: StringMassConfig | None = None
     in_context: InContextConfig | None = None
     flatness: FlatnessConfig | None = None
+    fine_tuning: FineTuningConfig | None = None
 
     def build(self, language: Language) -> list[Evaluator]:
         """The evaluators of one language, in the order of their tables. UsageError where one does not fit it."""
@@ -33,6 +35,8 @@ class EvaluatorsConfig(Table):
             evaluators.append(self.in_context.evaluator(language))
         if self.flatness is not None:
             evaluators.append(self.flatness.evaluator(language))
+        if self.fine_tuning is not None:
+            evaluators.append(self.fine_tuning.evaluator(language))
         return evaluators
 
 

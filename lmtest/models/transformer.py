@@ -124,9 +124,9 @@ class Transformer(StackedModel):
     def logits(self, tokens: Tensor, dropout: Dropout | None = None, tree: Tree | None = None) -> Tensor:
         return self._head(self._body(tokens, dropout, tree))
 
-    def hidden(self, tokens: Tensor) -> Tensor:
-        """Tokens as of `logits` → what the output layer reads, the last layer norm included, [S, B, T, D]."""
-        return self._last(self._body(tokens, None, None))
+    def hidden(self, tokens: Tensor, tree: Tree | None = None) -> Tensor:
+        """Tokens and tree as of `logits` → what the output layer reads, the last layer norm included, [S, B, T, D]."""
+        return self._last(self._body(tokens, None, tree))
 
     def _body(self, tokens: Tensor, dropout: Dropout | None, tree: Tree | None) -> Tensor:
         visible: Tensor | None

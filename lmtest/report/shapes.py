@@ -70,7 +70,7 @@ class Derived:
     @property
     def _prompts(self) -> dict[str, Any]:
         """What says k and examples; nothing where the contexts are no prompts."""
-        contexts: dict[str, Any] = self.config if self.taught else self.config["contexts"]
+        contexts: dict[str, Any] = self.config if self.taught else self.config.get("contexts", {})
         return contexts if "examples" in contexts else {}
 
     @property
@@ -88,6 +88,8 @@ class Derived:
     @property
     def where(self) -> str:
         """The contexts, in words."""
+        if not self.examples and "contexts" not in self.config:
+            return "everywhere"
         if not self.examples:
             contexts = self.config["contexts"]
             return f"prefixes of {contexts['length']} symbols with P < {contexts['below']:g}"

@@ -19,6 +19,8 @@ class TrainingConfig(Table):
     schedule: Literal["one_cycle", "inverse_sqrt", "constant"] = "one_cycle"
     warmup: int = Field(1000, ge=0)
     """Steps of linear warm-up under inverse_sqrt; one_cycle warms up over the first 30 %."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """"sgd": with momentum 0.9."""
     weight_decay: float = Field(0.01, ge=0)
     beta2: float = Field(0.999, gt=0, lt=1)
     """AdamW's memory of squared gradients: near the floor they fall fast, and a long memory makes the loss spike."""

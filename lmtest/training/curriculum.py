@@ -44,8 +44,11 @@ class LanguageCurriculum:
         objective: Objective,
         prompts: Sequence[Row],
         config: TrainingConfig,
+        before: int = 0,
     ) -> None:
-        """`prompts` are those that the objective may show. UsageError where the language has no mean length, or does not fit."""
+        """`prompts` are those that the objective may show; `before`: steps that came before the first one, whose strings are
+        not to come again. UsageError where the language has no mean length, or does not fit."""
+        self.before = before
         self.model, self.language, self.objective, self.config = model, language, objective, config
         self.floor = 0.0 if (exact := language.exact_entropy()) is None else exact
         self.draws = Draws(language)
@@ -63,6 +66,7 @@ class LanguageCurriculum:
         self.shown = None if targets is None else list(zip(prompts, targets, strict=True))
 
     def lessons(self, step: int) -> list[Lesson]:
+        step += self.before
         # Per token: the same size whatever the language.
         lessons = [Lesson(self.support or self._fresh(step), self.tokens)]
         if self.shown is not None:

@@ -20,6 +20,8 @@ from lmtest.training.config import TrainingConfig
 from lmtest.training.curriculum import Curriculum
 
 SAVE_SECONDS = 30.0
+MEMORY = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
+"""What AdamW and SGD keep of a parameter."""
 
 
 Probe = Callable[[StackedModel, int], list[dict[str, Any]]]
@@ -92,14 +94,12 @@ def train(
 
 
 class Steps:
-    """One update after the other: lessons, loss, clipping, AdamW."""
+    """One update after the other: lessons, loss, clipping, optimiser."""
 
     def __init__(self, model: StackedModel, curriculum: Curriculum, config: TrainingConfig) -> None:
         self.model, self.curriculum, self.config = model, curriculum, config
         self.parameters = list(model.parameters.values())
-        self.adam = torch.optim.AdamW(
-            self.parameters, lr=1.0, betas=(0.9, config.beta2), weight_decay=config.weight_decay, fused=True
-        )
+        self.optimizer = _optimizer(self.parameters, config)
 
     def update(self, step: int, stopped: Sequence[int]) -> float:
         """One step of every seed but the `stopped` ones; returns the excess of the loss over the floor, nats per string."""
@@ -113,11 +113,11 @@ class Steps:
             losses.append(cross_entropy(self.model.logits(batch.tokens, dropout, batch.tree), batch))
         loss = sum(loss / divisor for loss, (_, divisor) in zip(losses, lessons, strict=True))
         assert isinstance(loss, Tensor)
-        self.adam.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         loss.sum().backward()  # seeds share nothing, so the gradient of the sum is each seed's own
         self._clip()
-        self.adam.param_groups[0]["lr"] = learning_rate(self.config, step)
-        self.adam.step()
+        self.optimizer.param_groups[0]["lr"] = learning_rate(self.config, step)
+        self.optimizer.step()
         with torch.no_grad():
             for parameter, old in zip(self.parameters, kept, strict=False):
                 parameter[stopped] = old
@@ -133,15 +133,25 @@ class Steps:
             grad.mul_(factors.view(-1, *[1] * (grad.dim() - 1)))
 
     def state(self) -> dict[str, Tensor]:
-        """Adam's moments by parameter name."""
-        moments = {}
+        """What the optimiser remembers, by parameter name."""
+        memory = {}
         for name, parameter in self.model.parameters.items():
-            for key, value in self.adam.state[parameter].items():
-                moments[f"{key}.{name}"] = value.detach().cpu().contiguous()
-        return moments
+            for key, value in self.optimizer.state[parameter].items():
+                if isinstance(value, Tensor):
+                    memory[f"{key}.{name}"] = value.detach().cpu().contiguous()
+        return memory
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         for name, parameter in self.model.parameters.items():
-            for key in ("step", "exp_avg", "exp_avg_sq"):
+            for key in MEMORY:
                 if (value := state.get(f"{key}.{name}")) is not None:
-                    self.adam.state[parameter][key] = value.to(parameter.device, copy=True)
+                    self.optimizer.state[parameter][key] = value.to(parameter.device, copy=True)
+
+
+def _optimizer(parameters: Sequence[Tensor], config: TrainingConfig) -> torch.optim.Optimizer:
+    """At rate 1: every step sets its own."""
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=1.0, momentum=0.9, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(
+        parameters, lr=1.0, betas=(0.9, config.beta2), weight_decay=config.weight_decay, fused=True
+    )

@@ -9,6 +9,7 @@ from pydantic import Field
 from lmtest.languages.base import Language
 from lmtest.languages.contexts import ContextsConfig
 from lmtest.variants.derivation import Derivation
+from lmtest.variants.longer import Longer
 from lmtest.variants.preserve.tables import PreservingConfig
 from lmtest.variants.taught import Taught
 
@@ -26,6 +27,6 @@ class Exchange(Derivation):
         self.contexts.build(language)
 
 
-DerivedConfig = Annotated[Exchange | Taught | PreservingConfig, Field(discriminator="kind")]
+DerivedConfig = Annotated[Exchange | Taught | Longer | PreservingConfig, Field(discriminator="kind")]
 
-__all__ = ["Derivation", "DerivedConfig", "Exchange", "Taught"]
+__all__ = ["Derivation", "DerivedConfig", "Exchange", "Longer", "Taught"]

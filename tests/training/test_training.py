@@ -277,3 +277,12 @@ def test_schedules_rise_and_fall() -> None:
     root = TrainingConfig(steps=5000, learning_rate=1.0, schedule="inverse_sqrt", warmup=1000)
     assert learning_rate(root, 999) == 1.0
     assert learning_rate(root, 3999) == pytest.approx(0.5)
+
+
+def test_sgd_resumes_to_the_same_bits(anbn_small: Language, tmp_path: Path) -> None:
+    straight = run(anbn_small, tmp_path / "a", optimizer="sgd", learning_rate=0.1)
+    with pytest.raises(Interrupted):
+        run(anbn_small, tmp_path / "b", optimizer="sgd", learning_rate=0.1, stop_at=11)
+    resumed = run(anbn_small, tmp_path / "b", optimizer="sgd", learning_rate=0.1)
+    assert distance(straight, resumed) == 0
+    assert distance(straight, run(anbn_small, tmp_path / "c", learning_rate=0.1)) > 0

@@ -1,0 +1,268 @@
+"""Fine-tuning: how many steps and examples does a model need to learn something else, and what does it forget of the old?
+
+Mészáros et al., ICML 2024 (arXiv 2405.01964), case study 3; Liu et al., ICML 2023 (arXiv 2210.14199). Models of one function
+may learn a task at different speed, which is a matter of the learning rate too. So every rate of a grid has results of its
+own; beside them stand those of the rate with the lowest validation loss at the last step, by the same rule for every model,
+and whether it was the first or last of the grid. Strings, their order and the strings to validate on are the same for all models
+of a seed, so that their differences are paired. Speed is the first of the evaluated steps at which a threshold is met; its
+resolution is that of those steps, nothing is interpolated.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from lmtest.errors import UsageError
+from lmtest.evaluators.answers import Interval
+from lmtest.evaluators.contract import Evaluated
+from lmtest.evaluators.downstream import Examples, Sizes, Task, TaskTable
+from lmtest.evaluators.evaluator import Size
+from lmtest.evaluators.exams import Exam, label_scores, language_exam, row_excess, summed
+from lmtest.evaluators.learning_curves import TYPES, Curve, Lane, Outcome, measures
+from lmtest.evaluators.tuning import Learner, Protocol, learner, read_batch, read_examples, tune
+from lmtest.languages.base import Language
+from lmtest.models.contract import LanguageModel
+from lmtest.models.stack import StackedModel
+from lmtest.models.transformer import Transformer
+from lmtest.seeds import generator
+from lmtest.training.batches import Batch, cross_entropy
+from lmtest.validation import Table
+
+NAME = "fine_tuning"
+
+
+class FineTuningConfig(Table):
+    """The `[evaluators.fine_tuning]` table of a study."""
+
+    tasks: list[TaskTable] = Field(min_length=1)
+    protocols: list[Protocol] = Field(["full"], min_length=1)
+    learning_rates: list[float] = Field([3e-4, 1e-3, 3e-3], min_length=1)
+    steps: int = Field(300, ge=1)
+    evaluate_at: list[int] = []
+    """Steps at which models are evaluated; the first (0) and the last always."""
+    examples: list[int | Literal["all"]] = Field(["all"], min_length=1)
+    """Numbers of strings to train on. "all": every string of a continuation with its exact weight where that is possible,
+    else all `strings`."""
+    batch: int = Field(32, ge=1)
+    """Strings of an update; all of them where there are fewer."""
+    strings: int = Field(4096, ge=1)
+    """Of each seed to train on, at most; drawn once, from the task's exact law."""
+    validation: float = Field(0.25, gt=0, le=1)
+    """Strings to validate on for each of `strings`; as many to test on, where no exact law is summed."""
+    threshold: float = Field(0.05, gt=0, allow_inf_nan=False)
+    """Of a continuation: the excess over the exact floor, nats per string, below which it is learnt."""
+    accuracy_threshold: float = Field(0.9, gt=0, le=1)
+    """Of parse labels: the accuracy on the strings to validate on, from which on they are learnt."""
+    data_seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> FineTuningConfig:
+        if wrong := [rate for rate in self.learning_rates if not 0 < rate < math.inf]:
+            raise ValueError(f"expected learning_rates > 0, found {wrong[0]}; leave it out")
+        if beyond := [step for step in self.evaluate_at if not 0 <= step <= self.steps]:
+            raise ValueError(
+                f"expected evaluate_at within 0 … {self.steps}, found {beyond[0]}; raise steps, or leave it out"
+            )
+        if most := [n for n in self.examples if n != "all" and not 1 <= n <= self.strings]:
+            raise ValueError(
+                f"expected examples within 1 … {self.strings}, found {most[0]}; raise strings, or lower it"
+            )
+        if len({task.name for task in self.tasks}) < len(self.tasks):
+            raise ValueError("expected tasks of different names; rename one")
+        return self
+
+    @property
+    def rates(self) -> list[float]:
+        return sorted(set(self.learning_rates))
+
+    @property
+    def steps_at(self) -> list[int]:
+        return sorted({0, *self.evaluate_at, self.steps})
+
+    @property
+    def sizes(self) -> Sizes:
+        return Sizes(self.strings, max(1, round(self.validation * self.strings)), self.data_seed)
+
+    def evaluator(self, language: Language) -> FineTuning:
+        """Raises UsageError where a task does not fit the language, or has more classes than there are examples."""
+        return FineTuning(language, self)
+
+
+@dataclass(frozen=True)
+class Course:
+    """All that a stack reads while it learns one task by one protocol: tokens, or, for a probe, their hidden states."""
+
+    examples: Examples
+    everything: Batch | None
+    validation: Batch
+    exam: Exam
+    home: Exam
+    """The old language, to see what is forgotten of it."""
+    before: Tensor
+    """The excess over its floor before, by row [S, B]."""
+
+    def read(self, model: Transformer, task: Task) -> Course:
+        """Read once by a model that stays as it is; the old language too, where the new output layer is to know it."""
+
+        def exam(exam: Exam) -> Exam:
+            return Exam(read_batch(model, exam.batch), exam.count, exam.exact)
+
+        return Course(
+            read_examples(model, self.examples),
+            None if self.everything is None else read_batch(model, self.everything),
+            read_batch(model, self.validation),
+            exam(self.exam),
+            exam(self.home) if task.classes is None else self.home,
+            self.before,
+        )
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """The evaluator for one language; what is no stack has no parameters, and no rows.
+
+    Probes and parse labels read hidden states: other architectures than transformers have no rows of them.
+    """
+
+    language: Language
+    config: FineTuningConfig
+
+    name = NAME
+    last_probe_is_all = False
+
+    def __post_init__(self) -> None:
+        few = min((n for n in self.config.examples if n != "all"), default=self.config.strings)
+        for task in self.tasks:
+            if task.classes is not None and few < len(task.classes):
+                raise UsageError(
+                    f"task {task.name!r}: expected at least as many examples as classes ({len(task.classes)}: "
+                    f"{', '.join(task.classes)}), found {few}; raise it"
+                )
+
+    @cached_property
+    def tasks(self) -> list[Task]:
+        return [table.task(self.language, self.config.sizes) for table in self.config.tasks]
+
+    @property
+    def longest(self) -> int:
+        return max(task.longest for task in self.tasks)
+
+    def measured(self) -> Evaluated:
+        """What there will be a value of, for transformers."""
+        c = self.config
+        values = {
+            (measure, f"{task.name}.{protocol}.{n}{suffix}", "exact")
+            for task, protocol, n in itertools.product(self.tasks, c.protocols, c.examples)
+            for suffix, found in measures(task, c.steps_at, c.rates).items()
+            for measure in found
+        }
+        return Evaluated(values, set())
+
+    def sizes(self) -> dict[str, Size]:
+        return {}
+
+    def probed_at(self, steps: int, every: int) -> Sequence[int]:
+        return ()
+
+    def probe(self, model: LanguageModel, seeds: Sequence[int], seed: int) -> list[dict[str, Any]]:
+        return []
+
+    def evaluate(self, model: LanguageModel, seeds: Sequence[int], seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Measurements, a row a seed and measure, and learning curves, a row a seed, rate and evaluated step."""
+        rows: list[dict[str, Any]] = []
+        points: list[dict[str, Any]] = []
+        for lane in self.lanes(model) if isinstance(model, StackedModel) else ():
+            rows += lane.rows(seeds)
+            points += lane.points(seeds)
+        return pd.DataFrame(rows, columns=list(TYPES)).astype(TYPES), pd.DataFrame(points)
+
+    def lanes(self, model: StackedModel) -> Iterator[Lane]:
+        """Every task, protocol and number of examples, learnt by copies of the model."""
+        c = self.config
+        for task in self.tasks:
+            with_tokens = self._course(model, task)
+            threshold = c.threshold if task.classes is None else c.accuracy_threshold
+            for protocol in dict.fromkeys(c.protocols):
+                course = with_tokens
+                if protocol == "probe" or task.classes is not None:
+                    if not isinstance(model, Transformer):
+                        continue
+                    course = course.read(model, task) if protocol == "probe" else course
+                for n in dict.fromkeys(c.examples):
+                    curves = {rate: self._learn(model, task, protocol, course, n, rate) for rate in c.rates}
+                    yield Lane(NAME, f"{task.name}.{protocol}.{n}", task, curves, threshold)
+
+    def _course(self, model: StackedModel, task: Task) -> Course:
+        c = self.config
+        home = language_exam(model, self.language, c.sizes.held_out, generator(c.data_seed, "forgetting"))
+        home = home.to(model.device)
+        everything = task.everything(model) if "all" in c.examples else None
+        needed = [n for n in c.examples if n != "all"] + [c.strings] * ("all" in c.examples and everything is None)
+        with torch.no_grad():
+            before = row_excess(model.logits(home.batch.tokens, None, home.batch.tree), home)
+        return Course(
+            task.examples(model.seeds).first(max(needed, default=1)).to(model.device),
+            None if everything is None else everything.to(model.device),
+            task.validation.to(model.device),
+            task.exam(model).to(model.device),
+            home,
+            before,
+        )
+
+    def _learn(
+        self,
+        model: StackedModel,
+        task: Task,
+        protocol: Protocol,
+        course: Course,
+        n: int | Literal["all"],
+        rate: float,
+    ) -> Curve:
+        """The curve of a copy of the model, all seeds at once."""
+        c = self.config
+        whole = course.everything if n == "all" else None
+        examples = course.examples.first(c.strings if n == "all" else n)
+        order = torch.from_numpy(self._order(task, model.seeds, examples.inputs.shape[1])).to(model.device)
+
+        def lesson(step: int) -> Batch:
+            return examples.batch(order[:, step]) if whole is None else whole
+
+        def examine(pupil: Learner, step: int) -> Outcome:
+            scores = task.score(pupil.logits(course.exam.batch), course.exam)
+            answers = pupil.logits(course.validation)
+            loss = cross_entropy(answers.double(), course.validation).tolist()
+            accuracy = [math.nan] * len(loss)
+            if task.classes is not None:
+                accuracy = label_scores(answers, course.validation)[1].mean(-1).tolist()
+            return Outcome(scores, loss, accuracy, forgotten(pupil) if step == c.steps else None)
+
+        def forgotten(pupil: Learner) -> list[Interval]:
+            batch = course.home.batch
+            new = task.classes is None  # then the answers of a new output layer are those to the old language too
+            logits = pupil.logits(batch) if new else pupil.model.logits(batch.tokens, None, batch.tree)
+            return summed(row_excess(logits, course.home) - course.before, course.home)
+
+        pupil = learner(model, protocol, None if task.classes is None else len(task.classes))
+        return tune(pupil, lesson, rate, c.steps, c.steps_at, examine)
+
+    def _order(self, task: Task, seeds: Sequence[int], n: int) -> np.ndarray:
+        """Which of n strings each seed is shown at each step [S, steps, b]: one random order of all after the other."""
+        c = self.config
+        b = min(c.batch, n)
+        epochs = range(math.ceil(c.steps * b / n))
+        orders = [
+            np.concatenate([generator(c.data_seed, "order", task.name, s, e).permutation(n) for e in epochs])
+            for s in seeds
+        ]
+        return np.stack(orders)[:, : c.steps * b].reshape(len(seeds), c.steps, b)
