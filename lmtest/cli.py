@@ -273,8 +273,14 @@ def _show_dry_run(
         return
     for table in (plan.cells, plan.claims):
         _print_table(list(table.columns), [[_cell(value) for value in row] for row in table.itertuples(index=False)])
+    untimed = int(plan.cells["training_seconds"].isna().sum())
     output.print(
         f"training: about {plan.seconds:.0f} s on {n_jobs} job(s), device {chosen}; probes and evaluation come on top"
+        + (
+            f"; {untimed} of {len(plan.cells)} cells are too large to be timed on a CPU and not counted"
+            if untimed
+            else ""
+        )
     )
 
 

@@ -15,8 +15,6 @@ from lmtest.languages.prompts import PromptSet, prompts_of_length, published_pro
 from lmtest.models.normative import Normative, explain
 from lmtest.models.reference import reference_models
 
-RATE_DRAWS = 200
-"""Documents behind the entropy rate that is told."""
 EXPLANATIONS = 3
 """How many of the normative predictor's likeliest rule lists are told."""
 
@@ -49,6 +47,12 @@ def describe(language: Language, length: int, draws: int) -> dict[str, Any]:
     if isinstance(language, Pcfg):
         facts["unambiguous"] = "proven" if language.unambiguous else "not proven"
     if isinstance(language, HmmMixture):
+        if isinstance(floor, dict):  # EOS is certain, and counts as a token
+            per_symbol = {
+                key: floor[name] / language.length
+                for key, name in (("value", "nats_per_string"), ("half_width", "half_width"))
+            }
+            facts["nats_per_symbol"] = {key: round(value, 5) for key, value in per_symbol.items()}
         facts["mixture"] = _mixture(language)
     support = language.support()
     uncounted = "too many to list" if math.isfinite(language.longest) else "infinitely many, or too many to list"
@@ -74,7 +78,6 @@ def _mixture(language: HmmMixture) -> dict[str, Any]:
         "entities": entities,
         "properties": f"{properties}, the delimiter's included",
         "document": f"{language.length} symbols",
-        "nats_per_symbol": round(language.entropy_rate(draws=RATE_DRAWS).value, 4),
         "impossible_property_transitions": f"{float((chains == 0).double().mean()):.1%}",
     }
     for k in (3, 10):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,13 +21,18 @@ from lmtest.training.loop import Steps
 from lmtest.workshop import Workshop
 
 TIMED_UPDATES = 3
+LARGE = 20_000_000
+"""Parameters of a stack that is not timed on the CPU: one update takes minutes, and nobody trains it there."""
 LONG = 2.0
 """Seconds of an update beyond which one is enough."""
 
 
 @dataclass(frozen=True)
 class DryRun:
-    """Tables of a dry run; `seconds` is the estimated training time on the asked number of jobs."""
+    """Tables of a dry run; `seconds` is the estimated training time on the asked number of jobs.
+
+    It is NaN for cells that are too large to be timed here, and these are not counted.
+    """
 
     cells: pd.DataFrame
     claims: pd.DataFrame
@@ -51,10 +57,13 @@ def dry_run(
     for cell in cells(study, languages):
         kind = (cell.language, cell.model, cell.variant)
         steps = workshop.steps(cell)
+        parameters = study.models[cell.model].n_parameters(languages[cell.language].vocabulary)
+        too_large = device == "cpu" and parameters * len(cell.seeds) > LARGE
         if kind not in update_seconds:
             tell(f"timing a few updates of {cell.model}, {cell.variant}, on {cell.language}")
-            update_seconds[kind] = _update_seconds(workshop, cell) if steps else 0.0
-        parameters = study.models[cell.model].n_parameters(languages[cell.language].vocabulary)
+            update_seconds[kind] = (
+                _update_seconds(workshop, cell) if steps and not too_large else math.nan if steps else 0.0
+            )
         rows.append((*kind, list(cell.seeds), parameters, steps, round(update_seconds[kind] * steps, 3)))
     table = pd.DataFrame(
         rows, columns=["language", "model", "variant", "seeds", "parameters", "steps", "training_seconds"]

@@ -130,7 +130,8 @@ def write_in_context_run(directory: Path) -> Path:
             measured += [
                 row("accuracy", where, value, 0.03, "greedy", CHANCE),
                 row("label_probability", where, 0.6 * value, 0.02, chance=CHANCE),
-                row("calibration_error", where, 0.1 + lack, math.nan, chance=0.0),
+                row("calibration_error", where, 0.4 + lack, math.nan, chance=0.0),
+                row("calibration_error_drawn", where, lack, math.nan, chance=0.0),
             ]
             if model == "language":
                 facts = {"zero_share": impossible(*shape), "majority_rate": 0.16, "posterior_entropy": 1.3 - 1.2 * best,
@@ -143,7 +144,7 @@ def write_in_context_run(directory: Path) -> Path:
                 done += [
                     {**identity, "evaluator": "in_context", "prompt_set": where, "prompt": f"ab/{i}", "weight": 1 / 120,
                      "decoding": "greedy", "replicate": 0, "completion": "b", "finished": True, "label": "b",
-                     "accuracy": bool(hit), "confidence": sure, "label_probability": sure, "possible": True}
+                     "accuracy": bool(hit), "confidence": sure, "drawn_accuracy": sure, "label_probability": sure, "possible": True}
                     for i, (sure, hit) in enumerate(zip(confidence, right, strict=True))
                 ]  # fmt: skip
             if variant == "normal" and where == "seen.k2.n16":

@@ -30,9 +30,10 @@ CAPTIONS = {
     "in_context_along_training": "In-context accuracy with most examples against the excess of the loss over the floor, along "
     "training: one thin line a seed, its end marked, hollow where the seed is not saturated; the number is the mean over "
     "seeds.",
-    "calibration": "Is a model right as often as it is sure? Accuracy against confidence in bins, dots in proportion to the "
-    "prompts in them; one thin line a seed, all seeds thick; ECE is the mean over seeds. A label is the likeliest output, "
-    "not one drawn from its law: whoever knows that law lies above the diagonal.",
+    "calibration": "Is a model right as often as it is sure? How often its likeliest symbol is an answer drawn from the true law, "
+    "against its confidence, in bins; dots in proportion to the prompts in them; one thin line a seed, all seeds thick; ECE is "
+    "the mean over seeds. (A label is the likeliest answer, not a drawn one: about labels even who knows the law is less sure "
+    "than right.)",
     "perturbation": "What is lost, and what it costs: the outcome on prompts that were changed against what the loss rises by; "
     "one point a seed with its 95 % interval. Black: the exact law; colours: models, whose level before the change is the dashed "
     "line (its seeds the band). λ is the penalty on leaving the former self. Left of ε, the loss cannot tell.",

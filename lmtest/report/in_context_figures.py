@@ -116,7 +116,7 @@ def in_context_along_training(run: RunTables) -> Figure | None:
 def calibration(run: RunTables) -> Figure | None:
     """Accuracy against confidence in bins on the set with most examples: a panel a model, the Bayes predictor last."""
     at = chosen(run)
-    if at is None or not {"confidence", "accuracy"} <= set(run.completions):
+    if at is None or not {"confidence", "drawn_accuracy"} <= set(run.completions):
         return None
     shape = max(s for s in shapes(run) if (s.family, s.k) == (at.family, at.k))
     rows = select(run.completions, evaluator=IN_CONTEXT, prompt_set=str(shape)).dropna(subset=["confidence"])
@@ -138,7 +138,7 @@ def calibration(run: RunTables) -> Figure | None:
         ax.plot(table["confidence"], table["accuracy"], color=colour, lw=1.8)
         sizes = 6 + 60 * table["count"] / table["count"].sum()
         ax.scatter(table["confidence"], table["accuracy"], s=sizes, color=colour, zorder=4, clip_on=False)
-        error = run.measured(key, "calibration_error", str(shape), "exact")["value"].astype(float).mean()
+        error = run.measured(key, "calibration_error_drawn", str(shape), "exact")["value"].astype(float).mean()
         ax.text(0.99, 0.03, f"ECE {error:.2f}", ha="right", color=colour, weight="bold", zorder=6,
                 bbox={"facecolor": BLANK, "edgecolor": "none", "alpha": 0.8, "pad": 1.5})  # fmt: skip
         ax.set_xlim(-0.02, 1.02)
@@ -148,7 +148,7 @@ def calibration(run: RunTables) -> Figure | None:
         ax.set_yticks([0, 0.5, 1], ["0", "0.5", "1"] if number % across == 0 else [""] * 3)
         ax.set_title("Bayes predictor" if key == LANGUAGE else called(run, key), fontsize=10, color=colour)
     figure.supxlabel(f"confidence ({shape.family}, {shape.n} examples of length {shape.k})", fontsize=9.5)
-    figure.supylabel("accuracy", fontsize=9.5)
+    figure.supylabel("right about a drawn answer", fontsize=9.5)
     return figure
 
 
@@ -236,4 +236,4 @@ def _places(ns: Iterable[int]) -> list[float]:
 
 
 def _reliability(rows: pd.DataFrame, bins: int) -> pd.DataFrame:
-    return reliability(rows["confidence"].to_numpy(float), rows["accuracy"].eq(True).to_numpy(float), bins)
+    return reliability(rows["confidence"].to_numpy(float), rows["drawn_accuracy"].to_numpy(float), bins)

@@ -87,7 +87,8 @@ def sensitivity_table(run: RunTables) -> dict[str, Any]:
     if at is not None:
         here = [shape for shape in shapes(run) if (shape.family, shape.k) == (at.family, at.k)]
         columns += [
-            (f"ECE, k = {shape.k}, n = {shape.n}", "calibration_error", str(shape), "exact")
+            (f"ECE{of}, k = {shape.k}, n = {shape.n}", f"calibration_error{which}", str(shape), "exact")
+            for of, which in ((" of drawn answers", "_drawn"), (" of labels", ""))
             for shape in dict.fromkeys((here[0], here[-1]))
         ]
     rows: list[dict[str, Any]] = [

@@ -117,7 +117,7 @@ def perturbation_by_n(run: RunTables) -> Figure | None:
     ax.set_ylabel("KL, nats per document (log scale)")
     handles = [
         Line2D([], [], ls="", marker=EXACT, ms=6, color=INK, label="KL of the exchange, 95 % interval"),
-        Line2D([], [], color=SOFT, lw=1.2, label="bound from the contexts read"),
+        Line2D([], [], color=SOFT, lw=1.2, label="P · largest gap that was read"),
         Line2D([], [], color=SOFT, lw=2, label="bound without draws"),
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False, fontsize=8.5)
@@ -200,12 +200,12 @@ def _label_exact(ax: Axes, points: pd.DataFrame, edge: float) -> None:
 def _label_taught(ax: Axes, points: pd.DataFrame, edge: float) -> None:
     """A line through the means over seeds of each lesson, in the order of the penalties, which stand beside."""
     taught, labels = points[points["mark"].isin([FAIL, SUCCEED])], []
-    for (colour, _), group in taught.groupby(["colour", "mark"], sort=False):
+    for (colour, mark), group in taught.groupby(["colour", "mark"], sort=False):
         places = []
         for penalty, own in group.groupby(group["of"].map(lambda one: float(one.config["penalty"]))):
             x, y = own["x"].mean(), own["y"].mean()
             places.append((x if x > NOTHING_BELOW else edge, y))
-            labels.append((y, *places[-1], f"λ = {penalty:g}", colour))
+            labels.append((y, *places[-1], f"{'to fail' if mark == FAIL else 'to succeed'}, λ = {penalty:g}", colour))
         ax.plot(*zip(*places, strict=True), color=colour, lw=1, alpha=0.6, zorder=2)
     inside = [one for one in labels if one[1] > edge]
     outside = sorted(one for one in labels if one[1] <= edge)  # in one column: they must not hide each other
