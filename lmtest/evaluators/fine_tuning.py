@@ -1,6 +1,6 @@
 """Fine-tuning: how many steps and examples does a model need to learn something else, and what does it forget of the old?
 
-Mészáros et al., ICML 2024 (arXiv 2405.01964), case study 3; Liu et al., ICML 2023 (arXiv 2210.14199). Models of one function
+Reizinger et al., ICML 2024 (arXiv 2405.01964), case study 3; Liu et al., ICML 2023 (arXiv 2210.14199). Models of one function
 may learn a task at different speed, which is a matter of the learning rate too. So every rate of a grid has results of its
 own; beside them stand those of the rate with the lowest validation loss at the last step, by the same rule for every model,
 and whether it was the first or last of the grid. Strings, their order and the strings to validate on are the same for all models

@@ -80,7 +80,7 @@ def trained_names(names: Sequence[str], protocol: Protocol) -> list[str]:
         return [*names]
     of = {name: int(match[1]) if (match := re.match(r"(?:layers|blocks)\.(\d+)\.", name)) else -1 for name in names}
     last = max(of.values())
-    return [n for n, layer in of.items() if layer == last or (layer == -1 and n not in ("embedding", "positions"))]
+    return [name for name, layer in of.items() if layer in (last, -1) and name not in ("embedding", "positions")]
 
 
 def tune(

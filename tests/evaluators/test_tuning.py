@@ -58,7 +58,9 @@ def test_the_updates_are_those_of_adamw_without_decay() -> None:
     reader = learner(model, "full", None)
     for step in range(4):
         for mine, theirs in zip(values, found[step], strict=True):
-            torch.testing.assert_close(mine.detach(), theirs, atol=1e-12, rtol=1e-9)
+            torch.testing.assert_close(
+                mine.detach(), theirs, atol=1e-9, rtol=0
+            )  # of what has no slope, rounding is seen
         reader.model.parameters = dict(zip(model.parameters, values, strict=True))
         batch = examples.batch(torch.arange(3).add(3 * step).remainder(12).expand(2, -1))
         gradients = torch.autograd.grad(cross_entropy(reader.logits(batch), batch).sum(), values, allow_unused=True)
@@ -106,9 +108,9 @@ def test_only_what_is_trained_changes_and_the_model_stays(protocol: Protocol, ou
             ["norm", "output"],
         ),
         (LstmConfig(architecture="lstm", layers=2, width=8), "layers.1.", ["output"]),
-        (GlaConfig(architecture="gla", layers=2, width=8, heads=2), "layers.1.", ["norm", "output"]),
+        (GlaConfig(architecture="gated_linear_attention", layers=2, width=8, heads=2), "layers.1.", ["norm", "output"]),
         (MambaConfig(architecture="mamba", layers=2, width=8), "layers.1.", ["norm", "output"]),
-        (XlstmConfig(architecture="xlstm", blocks=2, width=8, heads=2, slstm_at=[0]), "blocks.1.", ["norm", "output"]),
+        (XlstmConfig(architecture="xlstm", layers=2, width=8, heads=2, slstm_at=[0]), "blocks.1.", ["norm", "output"]),
         (LinearConfig(architecture="linear", width=8, context=12), "weight", ["bias"]),
     ],
 )
