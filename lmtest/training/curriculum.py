@@ -87,8 +87,8 @@ class LanguageCurriculum:
         n = self.config.batch
         draws = [self.draws.rows(n, seed, step) for seed in self.model.seeds]
         if self.config.targets == "law":
-            laws = self.draws.laws([row for rows in draws for row in rows])  # of all seeds in one call
-            groups = [whole(rows, [1 / n] * n, laws[i * n : (i + 1) * n]) for i, rows in enumerate(draws)]
+            laws = [self.draws.laws_at(n, seed, step) for seed in self.model.seeds]
+            groups = [whole(rows, [1 / n] * n, law) for rows, law in zip(draws, laws, strict=True)]
         else:
             groups = [whole(rows, [1 / n] * n) for rows in draws]
         return packed(self.model, groups, self.language.longest)

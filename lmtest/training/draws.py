@@ -41,6 +41,12 @@ class Draws:
             return self._in_parts(rows)
         return [self._laws[row] for row in rows]
 
+    def laws_at(self, n: int, seed: int, step: int) -> list[np.ndarray]:
+        """The laws of the strings of a seed at a step."""
+        if self._listed is None:
+            return [laws[step % POOL] for laws in _pool_laws(self, n, seed, step // POOL)]
+        return self.laws(self.rows(n, seed, step))
+
     @cached_property
     def _listed(self) -> tuple[list[Row], np.ndarray] | None:
         support = self.language.support()
@@ -71,3 +77,11 @@ def _pool(language: Language, n: int, seed: int, block: int) -> list[list[Row]]:
     rng = generator(seed, "data", block)
     pool = sorted(language.sample_ids(n * POOL, rng), key=len)
     return [[pool[i * POOL + int(j)] for j in rng.permutation(POOL)] for i in range(n)]
+
+
+@lru_cache(maxsize=16)
+def _pool_laws(draws: Draws, n: int, seed: int, block: int) -> list[list[np.ndarray]]:
+    """The laws of a pool's strings, likewise: to ask for them together costs little more than to ask for one step's."""
+    pool = _pool(draws.language, n, seed, block)
+    laws = iter(draws.laws([row for strings in pool for row in strings]))
+    return [[next(laws) for _ in strings] for strings in pool]

@@ -194,10 +194,11 @@ def test_the_exact_laws_table_has_every_shape_and_dashes_where_nothing_is_possib
 
 def test_order_and_calibration_stand_beside_each_other(run: RunTables) -> None:
     table = sensitivity_table(run)
-    assert table["titles"] == [*(f"Order range, k = {k}" for k in (2, 3)), "ECE, k = 3, n = 0", "ECE, k = 3, n = 16"]
+    errors = [f"ECE of {what}, k = 3, n = {n}" for what in ("drawn answers", "labels") for n in (0, 16)]
+    assert table["titles"] == [*(f"Order range, k = {k}" for k in (2, 3)), *errors]
     rows = {row["label"]: row["cells"] for row in table["rows"]}
-    assert rows["lstm"] == ["0.210\nevery seed"] * 2 + ["0.260\nevery seed"] * 2
-    assert rows["3-gram"] == ["–"] * 2 + ["0.100"] * 2
+    assert rows["lstm"] == ["0.210\nevery seed"] * 2 + ["0.160\nevery seed"] * 2 + ["0.560\nevery seed"] * 2
+    assert rows["3-gram"] == ["–"] * 2 + ["0.000"] * 2 + ["0.400"] * 2
 
 
 def test_a_perturbation_has_its_price_and_what_it_takes_away(run: RunTables, page: str) -> None:

@@ -286,3 +286,12 @@ def test_sgd_resumes_to_the_same_bits(anbn_small: Language, tmp_path: Path) -> N
     resumed = run(anbn_small, tmp_path / "b", optimizer="sgd", learning_rate=0.1)
     assert distance(straight, resumed) == 0
     assert distance(straight, run(anbn_small, tmp_path / "c", learning_rate=0.1)) > 0
+
+
+def test_the_laws_of_a_step_are_those_of_its_strings(anbn_small: Language) -> None:
+    for language in (anbn_small, load_language("dyck2")):
+        draws = Draws(language)
+        for step in (0, 3, 17):
+            rows, laws = draws.rows(4, 1, step), draws.laws_at(4, 1, step)
+            for law, expected in zip(laws, draws.laws(rows), strict=True):
+                np.testing.assert_allclose(law, expected, rtol=1e-5, atol=1e-7)
