@@ -79,9 +79,7 @@ def test_a_spread_of_an_unknown_number_of_runs_counts_as_an_error() -> None:
     assert (found.lower, found.upper) == pytest.approx((0.052 - half, 0.052 + half))
 
 
-@pytest.mark.parametrize(
-    "unknown", [(0.5, NAN, 8.0), (0.5, NAN, NAN), (0.5, 0.1, 1.0), (0.5, 0.0, 8.0)]
-)
+@pytest.mark.parametrize("unknown", [(0.5, NAN, 8.0), (0.5, NAN, NAN), (0.5, 0.1, 1.0), (0.5, 0.0, 8.0)])
 def test_a_side_without_a_spread_leaves_the_others_own_interval(unknown: tuple[float, float, float]) -> None:
     half = stats.t.ppf(0.975, 3) * 0.2 / 2
     for found, effect in (
