@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from tiny import MAIN, ROOT, TINY
+from tiny import IN_CONTEXT_TINY, MAIN, ROOT, TINY
 
 from lmtest.cells import Cell
 from lmtest.directory import Run
@@ -17,29 +17,6 @@ from lmtest.pipeline import Silent, run_study
 from lmtest.study import load_study
 
 STUDY, PAPER = ROOT / "runs" / "in_context.toml", ROOT / "runs" / "in_context_paper.toml"
-CLAIM = (
-    '{id="in_context/more",statement="more",kind="order",model="transformer",measure="accuracy",'
-    'prompt_sets=["seen.k3.n0","seen.k3.n4"]}'
-)
-SMALL = (
-    f"claims=[{CLAIM}]",
-    *("training.steps=4", "training.probe_every=4", "training.batch=2", "exceptions=[]", "saturation.draws=20"),
-    *(
-        "evaluators.in_context.prompts=12",
-        "evaluators.in_context.examples=[0,2,4]",
-        "evaluators.in_context.lengths=[3]",
-    ),
-    *("evaluators.in_context.order_sets=2", "evaluators.in_context.order_tests=3"),
-    *(f"models.{name}.layers=1" for name in ("transformer", "transformer_deep", "gated_linear_attention")),
-    *(f"derived.{name}.steps=3" for name in ("fail_held_1", "fail_held_3", "fail_held_10", "succeed_held_10")),
-    *(f"derived.{name}.models=[]" for name in ("fail_held_1", "fail_held_3", "succeed_held_10")),
-    *(
-        "derived.exchanged.draws=40",
-        "derived.exchanged_anywhere.draws=400",
-        "derived.exchanged_k5.contexts.examples=[2]",
-    ),
-    *(f"derived.exchanged_n{n}.draws=10" for n in (2, 4, 8, 16)),
-)
 TABLES = ("certificates", "measurements", "trajectory", "completions", "verdicts")
 
 
@@ -52,7 +29,7 @@ class StopAmongTheDerived(Silent):
 
 
 def small(out: Path, **more: object) -> Run:
-    options = {"overrides": SMALL, "seeds": "0-1", "jobs": 1, **more}
+    options = {"overrides": IN_CONTEXT_TINY, "seeds": "0-1", "jobs": 1, **more}
     return run_study(STUDY, out=out, **options)  # type: ignore[arg-type]
 
 

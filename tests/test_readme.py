@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny import LANGUAGES_TINY, MAIN, ROOT, TINY
+from tiny import IN_CONTEXT_TINY, LANGUAGES_TINY, MAIN, ROOT, TINY
 
 import lmtest
 from lmtest import cli
@@ -43,6 +43,7 @@ def test_commands_of_the_readme(
     if words[1] == "run":
         reduced = TINY if "rule_extrapolation.toml" in command else (*TINY[:3], *PAPER_TINY, *TINY[-3:])
         reduced = LANGUAGES_TINY if "languages.toml" in command else reduced
+        reduced = IN_CONTEXT_TINY if "in_context.toml" in command else reduced
         seeds = "0" if reduced is LANGUAGES_TINY else "0-1"
         words += [word for key in reduced for word in ("--set", key)] + ["--seeds", seeds, "--jobs", "1"]
         words += ["--out", str(tmp_path / "out")]

@@ -26,3 +26,28 @@ LANGUAGES_TINY = (
     'languages={ban_small="ban",brackets_nested_small="brackets_nested"}}]',
 )
 """The study of several languages made tiny: two languages, every model."""
+
+_CLAIM = (
+    '{id="in_context/more",statement="more",kind="order",model="transformer",measure="accuracy",'
+    'prompt_sets=["seen.k3.n0","seen.k3.n4"]}'
+)
+IN_CONTEXT_TINY = (
+    f"claims=[{_CLAIM}]",
+    *("training.steps=4", "training.probe_every=4", "training.batch=2", "exceptions=[]", "saturation.draws=20"),
+    *(
+        "evaluators.in_context.prompts=12",
+        "evaluators.in_context.examples=[0,2,4]",
+        "evaluators.in_context.lengths=[3]",
+    ),
+    *("evaluators.in_context.order_sets=2", "evaluators.in_context.order_tests=3"),
+    *(f"models.{name}.layers=1" for name in ("transformer", "transformer_deep", "gated_linear_attention")),
+    *(f"derived.{name}.steps=3" for name in ("fail_held_1", "fail_held_3", "fail_held_10", "succeed_held_10")),
+    *(f"derived.{name}.models=[]" for name in ("fail_held_1", "fail_held_3", "succeed_held_10")),
+    *(
+        "derived.exchanged.draws=40",
+        "derived.exchanged_anywhere.draws=400",
+        "derived.exchanged_k5.contexts.examples=[2]",
+    ),
+    *(f"derived.exchanged_n{n}.draws=10" for n in (2, 4, 8, 16)),
+)
+"""The in-context study made tiny."""
