@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from lmtest.claims import Claim, check_claims
 from lmtest.errors import UsageError, nearest
-from lmtest.evaluators.contract import Evaluated
+from lmtest.evaluators.contract import Evaluated, Measured
 from lmtest.evaluators.registry import EvaluatorsConfig, measured, trainable
 from lmtest.languages import Language, load_language, shipped_languages
 from lmtest.models.registry import ModelConfig
@@ -24,6 +24,7 @@ from lmtest.training import Objective, TrainingConfig
 from lmtest.validation import Table, read_toml, validate
 from lmtest.variants.preserve.tables import Preserving
 from lmtest.variants.registry import Derivation, DerivedConfig
+from lmtest.variants.rows import derived_values
 
 REFERENCES = ("reference", "language", "uniform", "stop", "rule_keeper", "ngram", "normative")
 """Names that the reference models have in the tables, or that mark them."""
@@ -237,6 +238,7 @@ def _check_language(study: Study, language: Language) -> Evaluated:
     evaluators = study.evaluators.build(language)
     longest = max(language.longest, *(evaluator.longest for evaluator in evaluators))
     found, prompts, shown = measured(evaluators), trainable(evaluators), 0
+    derived: set[Measured] = set()
     for name in study.models:
         study.training_of(language.name, name).check(language)
     for objective in study.variants.values():
@@ -247,6 +249,7 @@ def _check_language(study: Study, language: Language) -> Evaluated:
     for name, derivation in study.derived.items():
         try:
             derivation.check(language)
+            derived |= derived_values(derivation, language)
         except UsageError as error:
             raise UsageError(f"derived.{name}: {error}") from None
     for name, model in study.models.items():
@@ -254,7 +257,7 @@ def _check_language(study: Study, language: Language) -> Evaluated:
             model.check(max(longest, shown))
         except UsageError as error:
             raise UsageError(f"{name} on {language.name}: {error}") from None
-    return found
+    return Evaluated({*found.values, *derived}, found.outcomes)
 
 
 def _is_limited(model: ModelConfig) -> bool:

@@ -37,7 +37,7 @@ from lmtest.variants.exchange import Cost, Exchanged, exchange_cost
 from lmtest.variants.preserve.certificate import double, function_certificate
 from lmtest.variants.preserve.tables import Preserving
 from lmtest.variants.registry import Exchange, Longer, Taught
-from lmtest.variants.rows import added_rows, exchange_rows, function_rows
+from lmtest.variants.rows import DIFFERENCE, DIFFERENCE_FLOAT64, DOCUMENTS, added_rows, exchange_rows, function_rows
 from lmtest.variants.taught import Teaching
 
 PROBE_DRAWS = 200
@@ -217,8 +217,8 @@ class Workshop:
         model, rows, draws = derivation.apply(parent), [], self.study.saturation.draws
         exact = double(parent)
         for measure, before, after in (
-            ("function_difference", parent, model),
-            ("function_difference_float64", exact, derivation.apply(exact)),
+            (DIFFERENCE, parent, model),
+            (DIFFERENCE_FLOAT64, exact, derivation.apply(exact)),
         ):
             rng = generator(0, "function certificate")
             rows += function_rows(measure, function_certificate(language, before, after, prompts, draws, rng), seeds)
@@ -230,7 +230,7 @@ class Workshop:
         """What a model's loss is above its parent's, on the certificate's own strings."""
         draws, rng = self.study.saturation.draws, generator(0, "certificate")
         value, lower, upper = added_kl(self.languages[language], parent, model, draws, rng)
-        return added_rows(value, lower, upper, "documents", seeds, draws)
+        return added_rows(value, lower, upper, DOCUMENTS, seeds, draws)
 
     def measure(
         self,

@@ -8,6 +8,7 @@ from lmtest.claims.judge import VERDICT_COLUMNS, judge
 from lmtest.claims.published import PUBLISHED_COLUMNS, compare_published
 from lmtest.claims.schema import (
     Claim,
+    Correlation,
     Difference,
     Equivalence,
     Heterogeneity,
@@ -22,6 +23,7 @@ __all__ = [
     "PUBLISHED_COLUMNS",
     "VERDICT_COLUMNS",
     "Claim",
+    "Correlation",
     "Difference",
     "Equivalence",
     "Evaluated",

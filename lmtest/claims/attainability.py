@@ -11,7 +11,7 @@ from scipy.stats import chi2
 
 from lmtest.claims import statistics as st
 from lmtest.claims.check import resolve
-from lmtest.claims.schema import Claim, Difference, Heterogeneity, Order, Threshold, Trend
+from lmtest.claims.schema import Claim, Correlation, Difference, Heterogeneity, Order, Threshold, Trend
 
 MOST_SEEDS = 64
 """Where the search for the seeds that a claim needs ends."""
@@ -51,7 +51,7 @@ def smallest_p(claim: Claim, n_seeds: int, prompts: Prompts | None = None) -> fl
         case Order() | Difference():
             one_sided = st.smallest_positive(n_seeds) if claim.paired else st.smallest_greater(n_seeds, n_seeds)
             return one_sided if isinstance(claim, Order) else min(1.0, 2 * one_sided)
-        case Threshold() | Trend():
+        case Threshold() | Trend() | Correlation():
             return st.smallest_positive(n_seeds)
         case Heterogeneity() if n_seeds >= 2 and prompts is not None:
             # Cochran's Q is largest where every prompt tells the same seeds apart: prompts · (seeds − 1).

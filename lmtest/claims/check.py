@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
-from lmtest.claims.groups import KL, Group
+from lmtest.claims.groups import KL, Quantity
 from lmtest.claims.schema import Claim, Heterogeneity, Threshold
 from lmtest.errors import UsageError, nearest
 from lmtest.evaluators.contract import Evaluated
@@ -42,21 +42,22 @@ def check_claims(
         for group in claim.groups:
             resolve(claim, "model", group.model, models)
             resolve(claim, "variant", group.variant, variants)
-            if claim.measure != KL:
-                _check_measured(claim, group, evaluated[language])
+            for quantity in claim.quantities(group):
+                if quantity.measure != KL:
+                    _check_measured(claim, quantity, evaluated[language])
 
 
-def _check_measured(claim: Claim, group: Group, evaluated: Evaluated) -> None:
-    asked = (claim.measure, str(claim.prompts_of(group)), claim.decoding)
+def _check_measured(claim: Claim, quantity: Quantity, evaluated: Evaluated) -> None:
+    asked = (quantity.measure, str(quantity.prompt_set), quantity.decoding)
     for what, found, known in zip(
         ("measure", "prompt_set", "decoding"), asked, zip(*evaluated.values, strict=True), strict=True
     ):
         if found not in (names := {*known, *([KL] if what == "measure" else [])}):
             raise UsageError(f"claim {claim.id!r}: unknown {what} {found!r}; {nearest(found, names)}")
     if asked not in evaluated.values:
-        sets = sorted({(prompts, how) for measure, prompts, how in evaluated.values if measure == claim.measure})
+        sets = sorted({(prompts, how) for measure, prompts, how in evaluated.values if measure == asked[0]})
         raise UsageError(
-            f"claim {claim.id!r}: {claim.measure} is not measured on {asked[1]} ({asked[2]}), only on "
+            f"claim {claim.id!r}: {asked[0]} is not measured on {asked[1]} ({asked[2]}), only on "
             + ", ".join(f"{prompts} ({how})" for prompts, how in sets)
         )
     if isinstance(claim, Heterogeneity) and asked not in evaluated.outcomes:

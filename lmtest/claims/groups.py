@@ -29,6 +29,17 @@ class Group(NamedTuple):
     prompt_set: str | None = None
 
 
+class Quantity(NamedTuple):
+    """What is measured, on which prompts (None for "kl") and by which decoding."""
+
+    measure: str
+    prompt_set: str | None
+    decoding: str
+
+    def __str__(self) -> str:
+        return "KL" if self.measure == KL else f"{self.measure} on {self.prompt_set} ({self.decoding})"
+
+
 class Stated(Table):
     """What every claim says: its name, its sentence, what was published, and what it is about."""
 
@@ -59,9 +70,13 @@ class Stated(Table):
         """The prompt set that a group is measured on; None for "kl"."""
         return group.prompt_set or self.prompt_set
 
-    def selection(self, group: Group) -> str:
-        """What is measured of a group, in words."""
-        return "KL" if self.measure == KL else f"{self.measure} on {self.prompts_of(group)} ({self.decoding})"
+    def quantity(self, group: Group) -> Quantity:
+        """What is measured of a group; its `str` says so in words."""
+        return Quantity(self.measure, self.prompts_of(group), self.decoding)
+
+    def quantities(self, group: Group) -> list[Quantity]:
+        """All that has to be measured of a group."""
+        return [self.quantity(group)]
 
     @model_validator(mode="after")
     def _is_complete(self) -> Stated:

@@ -13,7 +13,7 @@ import pandas as pd
 from lmtest.claims import statistics as st
 from lmtest.claims.groups import Pairwise
 from lmtest.claims.samples import Samples, Tables, draw_samples, shortages
-from lmtest.claims.schema import Claim, Difference, Equivalence, Heterogeneity, Order, Threshold, Trend
+from lmtest.claims.schema import Claim, Correlation, Difference, Equivalence, Heterogeneity, Order, Threshold, Trend
 
 VERDICT_COLUMNS = {
     "claim": "str",
@@ -61,6 +61,7 @@ def judge(
 
     - equivalence, difference: later minus earlier group; order: next minus previous;
     - trend: Kendall's τ of the values along the list, positive on the claimed side;
+    - correlation: Spearman's ρ between predictor and measure across the groups, positive on the claimed side;
     - threshold: distance from the bound, positive on the claimed side (for "below" too);
     - heterogeneity: the standard deviation of the seeds' means.
 
@@ -69,7 +70,8 @@ def judge(
     of some comparison lies wholly outside the claimed region. A margin or bound itself belongs to the region of an
     equivalence alone; a difference without a margin cannot be refuted. Undecided: the rest, and whatever the numbers
     say, a claim with a seed missing (of `seeds_asked`, per group; or without its pair), with a value that is not finite,
-    or with less than the share `required_saturated` of the seeds asked saturated in some group: `note` says which.
+    with a seed whose values or predictors are all one and so have no correlation, or with less than the share
+    `required_saturated` of the seeds asked saturated in some group: `note` says which.
     A paired claim uses the seeds that all its groups have; `note` names the groups that an effect is of.
 
     Raises UsageError where a claim does not say which of several models it is about.
@@ -127,6 +129,8 @@ def _compare(claim: Claim, samples: Samples) -> list[Comparison]:
             return [_difference(claim, x, a, b) for a, b in combinations(x, 2)]
         case Trend():
             return [_trend(claim, x)]
+        case Correlation():
+            return [_correlation(claim, samples)]
         case Threshold():
             return [_threshold(name, distances) for name, distances in x.items()]
         case Heterogeneity():
@@ -169,6 +173,14 @@ def _trend(claim: Trend, x: dict[str, st.Sample]) -> Comparison:
     )
 
 
+def _correlation(claim: Correlation, samples: Samples) -> Comparison:
+    found = st.rank_correlations(list(samples.predictors.values()), list(samples.values.values()))
+    rhos = found * (1 if claim.direction == "rising" else -1)
+    estimate, p = st.mean(rhos), st.positive(st.differences(np.zeros_like(rhos), rhos, claim.margin))
+    name = f"the correlation across {', '.join(samples.values)}"
+    return Comparison(name, estimate, p, estimate.upper <= claim.margin, estimate.effect)
+
+
 def _threshold(name: str, distances: st.Sample) -> Comparison:
     estimate = st.mean(distances)
     return Comparison(name, estimate, st.positive(distances), estimate.upper <= 0, estimate.effect)
@@ -186,6 +198,8 @@ def _test_name(claim: Claim, samples: Samples) -> str:
             return f"{flips} sign-flip, one-sided"
         case Trend():
             return f"{flips} sign-flip of Kendall's τ, one-sided"
+        case Correlation():
+            return f"{flips} sign-flip of Spearman's ρ, one-sided"
         case Order() | Difference():
             sides = "one-sided" if isinstance(claim, Order) else "two-sided"
             if claim.paired:

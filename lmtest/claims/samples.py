@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from lmtest.claims import statistics as st
 from lmtest.claims.check import resolve
-from lmtest.claims.groups import KL, Group
-from lmtest.claims.schema import Claim, Heterogeneity, Threshold
+from lmtest.claims.groups import KL, Group, Quantity
+from lmtest.claims.schema import Claim, Correlation, Heterogeneity, Threshold
 from lmtest.claims.statistics import Sample
 
 REFERENCE = "reference"
@@ -53,6 +54,8 @@ class Samples:
     notes: list[str] = field(default_factory=list)
     outcomes: npt.NDArray[np.bool_] | None = None
     """Heterogeneity only: one outcome per prompt and seed, [prompts, seeds]."""
+    predictors: dict[str, Sample] = field(default_factory=dict)
+    """Correlation only: what is to predict the values, of the same seeds in the same order."""
 
     @property
     def shared(self) -> set[int]:
@@ -63,7 +66,7 @@ class Samples:
     @property
     def seeds_used(self) -> int:
         """Seeds with a finite value, in the smallest group."""
-        return min(int(np.isfinite(values).sum()) for values in self.values.values())
+        return min(int(np.isfinite(x).sum()) for x in (*self.values.values(), *self.predictors.values()))
 
     @property
     def usable(self) -> bool:
@@ -78,18 +81,24 @@ def draw_samples(claim: Claim, tables: Tables) -> Samples:
     samples = Samples()
     for group in claim.groups:
         key = tables.key(claim, group)
-        rows = _rows(claim, group, tables, key)
-        if not rows["seed"].is_unique:
-            samples.notes.append(f"expected one row a seed, found several of {_described(claim, group)}")
-            rows = rows.iloc[:0]
-        values = _checked(rows["value"], rows["seed"], _described(claim, group), samples)
+        quantity = claim.quantity(group)
+        rows = _one_a_seed(quantity, group, tables, key, samples)
+        values = _checked(rows["value"], rows["seed"], _described(quantity, group), samples)
         if isinstance(claim, Threshold):
             values = _distances(claim, tables, group, key, rows, values, samples)
+        if isinstance(claim, Correlation):
+            quantity = claim.predictor.quantity
+            known = _one_a_seed(quantity, group, tables, key, samples).set_index("seed")["value"]
+            known = known.reindex(rows["seed"])  # a seed without one has NaN, and a note
+            samples.predictors[group.name] = _checked(known, rows["seed"], _described(quantity, group), samples)
         samples.values[group.name] = values
         samples.seeds[group.name] = [int(seed) for seed in rows["seed"]]
     if claim.is_paired:
-        for name, seeds in samples.seeds.items():
-            samples.values[name] = samples.values[name][[seed in samples.shared for seed in seeds]]
+        for found in (samples.values, samples.predictors):
+            for name, x in found.items():
+                found[name] = x[[seed in samples.shared for seed in samples.seeds[name]]]
+    if isinstance(claim, Correlation) and samples.usable:
+        samples.notes += _undefined(claim, samples)
     return samples
 
 
@@ -110,6 +119,15 @@ def shortages(claim: Claim, samples: Samples, tables: Tables, asked: int, requir
     return list(dict.fromkeys(notes))
 
 
+def _undefined(claim: Correlation, samples: Samples) -> list[str]:
+    """Where nothing can be correlated because a seed's values, or its predictors, are all one."""
+    notes, seeds = [], np.array(sorted(samples.shared))
+    for quantity, found in zip(claim.quantities(claim.groups[0]), (samples.values, samples.predictors), strict=True):
+        if len(same := seeds[st.all_tied(list(found.values()))]):
+            notes.append(f"no correlation at seed {', '.join(map(str, same))}: {quantity} is the same in every group")
+    return notes
+
+
 def _distances(
     claim: Threshold,
     tables: Tables,
@@ -122,13 +140,13 @@ def _distances(
     if claim.bound is not None:
         level = np.full(len(values), claim.bound)
     elif claim.baseline == "chance":
-        level = _checked(rows["chance"], rows["seed"], f"chance on {_described(claim, group)}", samples)
+        level = _checked(rows["chance"], rows["seed"], f"chance on {_described(claim.quantity(group), group)}", samples)
     else:
         wanted = key | {"model": str(claim.baseline), "variant": REFERENCE}
-        reference = _rows(claim, group, tables, wanted)["value"].to_numpy(dtype=np.float64)
+        reference = _rows(claim.quantity(group), tables, wanted)["value"].to_numpy(dtype=np.float64)
         level = np.full(len(values), reference.mean() if len(reference) else math.nan)
         if not np.isfinite(level).all():
-            note = f"no finite value of the reference model {claim.baseline} for {claim.selection(group)}"
+            note = f"no finite value of the reference model {claim.baseline} for {claim.quantity(group)}"
             samples.notes += [note] if note not in samples.notes else []
     if samples.notes:
         return values
@@ -139,25 +157,26 @@ def _distances(
 
 def _outcomes(claim: Heterogeneity, tables: Tables) -> Samples:
     [group] = claim.groups
+    quantity = claim.quantity(group)
     wanted: dict[str, object] = {"prompt_set": claim.prompt_set, "decoding": claim.decoding, "replicate": 0}
     rows = _select(tables.completions, tables.key(claim, group) | wanted)
     if rows.empty or claim.measure not in rows:
-        note = f"no outcome per prompt of {claim.selection(group)} for {group.name}"
+        note = f"no outcome per prompt of {quantity} for {group.name}"
         return Samples({group.name: np.empty(0)}, {group.name: []}, [note])
     # A prompt set may hold a prompt twice: its k-th occurrence is an item of its own.
     rows = rows.assign(occurrence=rows.groupby(["seed", "prompt"]).cumcount())
     matrix = rows.pivot(index=["prompt", "occurrence"], columns="seed", values=claim.measure).astype("float64")
     samples = Samples()
     means = matrix.mean(skipna=False)
-    samples.values[group.name] = _checked(means, means.index.to_series(), _described(claim, group), samples)
+    samples.values[group.name] = _checked(means, means.index.to_series(), _described(quantity, group), samples)
     samples.seeds[group.name] = [int(seed) for seed in means.index]
     samples.outcomes = matrix.to_numpy() == 1
     return samples
 
 
-def _described(claim: Claim, group: Group) -> str:
+def _described(quantity: Quantity, group: Group) -> str:
     """What is measured, and of whom; a prompt set is named by what is measured."""
-    return claim.selection(group) + ("" if group.prompt_set else f" of {group.name}")
+    return str(quantity) + ("" if group.prompt_set else f" of {group.name}")
 
 
 def _checked(values: pd.Series, seeds: pd.Series, name: str, samples: Samples) -> Sample:
@@ -167,17 +186,23 @@ def _checked(values: pd.Series, seeds: pd.Series, name: str, samples: Samples) -
     return array
 
 
-def _rows(claim: Claim, group: Group, tables: Tables, key: dict[str, object]) -> pd.DataFrame:
-    """The rows of one group that a claim is about, by seed: from the certificates for "kl"."""
-    if claim.measure == KL:
+def _one_a_seed(
+    quantity: Quantity, group: Group, tables: Tables, key: dict[str, object], samples: Samples
+) -> pd.DataFrame:
+    """The rows of one group; none where some seed has several."""
+    rows = _rows(quantity, tables, key)
+    if rows["seed"].is_unique:
+        return rows
+    samples.notes.append(f"expected one row a seed, found several of {_described(quantity, group)}")
+    return rows.iloc[:0]
+
+
+def _rows(quantity: Quantity, tables: Tables, key: dict[str, object]) -> pd.DataFrame:
+    """What is measured of the models of a key, by seed: from the certificates for "kl"."""
+    if quantity.measure == KL:
         rows = _select(tables.certificates, key).rename(columns={"kl": "value"})
     else:
-        wanted: dict[str, object] = {
-            "measure": claim.measure,
-            "prompt_set": claim.prompts_of(group),
-            "decoding": claim.decoding,
-        }
-        rows = _select(tables.measurements, key | wanted)
+        rows = _select(tables.measurements, key | quantity._asdict())
     return rows.sort_values("seed") if len(rows) else pd.DataFrame({"seed": [], "value": [], "chance": []})
 
 

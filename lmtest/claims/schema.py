@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from lmtest.claims.groups import KL, Compared, Finite, Group, Grouped, Pairwise, Stated, Text
+from lmtest.claims.groups import KL, Compared, Finite, Group, Grouped, Pairwise, Quantity, Stated, Text
+from lmtest.validation import Table
 
 
 class Equivalence(Pairwise):
@@ -43,6 +44,58 @@ class Trend(Compared):
     @property
     def is_paired(self) -> bool:
         return True
+
+
+class Predictor(Table):
+    """What is to predict the outcome of a correlation: known of the same seeds of the same groups."""
+
+    measure: Text
+    prompt_set: Text | None = None
+    decoding: Text = "greedy"
+
+    @property
+    def quantity(self) -> Quantity:
+        return Quantity(self.measure, self.prompt_set, self.decoding)
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Predictor:
+        if self.measure == KL and self.prompt_set is not None:
+            raise ValueError("measure 'kl' is a certificate and has no prompt_set: remove prompt_set")
+        if self.measure != KL and self.prompt_set is None:
+            raise ValueError(f"measure {self.measure!r} needs a prompt_set, such as 'support' or 'id'")
+        return self
+
+
+class Correlation(Grouped):
+    """Across `variants` (`models`) the measure of each seed rises (falls) with a predictor: Spearman's ρ is > `margin`.
+
+    The seeds are the sample, not the groups: it speaks of the groups that are listed.
+    """
+
+    kind: Literal["correlation"]
+    predictor: Predictor
+    direction: Literal["rising", "falling"] = "rising"
+    margin: Annotated[Finite, Field(ge=0, lt=1)] = 0.0
+
+    @property
+    def is_paired(self) -> bool:
+        return True
+
+    def quantities(self, group: Group) -> list[Quantity]:
+        return [self.quantity(group), self.predictor.quantity]
+
+    @model_validator(mode="after")
+    def _has_something_to_correlate(self) -> Correlation:
+        if self.prompt_sets is not None:
+            raise ValueError(
+                "expected variants = […] or models = […], found prompt_sets: the predictor is one number a model, the same"
+                " whatever the prompts, so there is nothing to correlate; name the models whose predictors differ"
+            )
+        if len(self.groups) < 3:
+            raise ValueError(f"expected at least 3 variants (models) to correlate across, found {len(self.groups)}")
+        if str(self.predictor.quantity) == str(self.quantity(self.groups[0])):
+            raise ValueError(f"expected a predictor other than the outcome, found {self.predictor.quantity} as both")
+        return self
 
 
 class Threshold(Grouped):
@@ -82,5 +135,7 @@ class Heterogeneity(Stated):
         return self
 
 
-Claim = Annotated[Equivalence | Order | Difference | Trend | Threshold | Heterogeneity, Field(discriminator="kind")]
+Claim = Annotated[
+    Equivalence | Order | Difference | Trend | Correlation | Threshold | Heterogeneity, Field(discriminator="kind")
+]
 """One claim; `kind` says which."""

@@ -15,7 +15,7 @@ from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import chi2
+from scipy.stats import chi2, rankdata
 from statsmodels.stats.contingency_tables import cochrans_q
 from statsmodels.stats.weightstats import CompareMeans, DescrStatsW, ttost_ind
 
@@ -148,6 +148,22 @@ def rises(values: Sequence[Sample]) -> Sample:
     return np.asarray(signs.mean(0), dtype=np.float64)
 
 
+def rank_correlations(predictors: Sequence[Sample], outcomes: Sequence[Sample]) -> Sample:
+    """Spearman's ρ of each seed across groups (two paired samples a group), in [−1, 1]; NaN where one of the two is all tied.
+
+    Tied values share their mean rank. Where at most one of the two has ties, ρ is symmetric about 0 for outcomes in random order.
+    """
+    x, y = _centred_ranks(predictors), _centred_ranks(outcomes)
+    scale = np.sqrt((x * x).sum(0) * (y * y).sum(0))
+    rhos = np.divide((x * y).sum(0), scale, out=np.full(scale.shape, math.nan), where=scale > 0)
+    return np.asarray(rhos, dtype=np.float64)
+
+
+def all_tied(values: Sequence[Sample]) -> npt.NDArray[np.bool_]:
+    """Whether each seed has the same value in all groups (one paired sample a group), rounding aside."""
+    return np.asarray((_centred_ranks(values) == 0).all(0), dtype=np.bool_)
+
+
 def heterogeneous(outcomes: npt.NDArray[np.bool_], margin: float = 0.0) -> float:
     """p value of "seeds differ, with SD > margin", from outcomes [prompts, seeds]: Cochran's Q.
 
@@ -189,6 +205,17 @@ def smallest_greater(n: int, m: int) -> float:
 def smallest_positive(n: int) -> float:
     """The smallest p value that `positive` and `greater_pairs` can give with n seeds; `apart_pairs` gives at least twice that."""
     return 0.5**n if n <= EXACT_FLIPS else 1 / (1 + RANDOM_DRAWS)
+
+
+def _centred_ranks(values: Sequence[Sample]) -> Sample:
+    """Ranks [groups, seeds] of each seed's values among the groups, less their mean: exact in floats."""
+    table = np.stack(values)
+    order = table.argsort(0)
+    ascending = np.take_along_axis(table, order, 0)
+    steps = np.cumsum(differences(ascending[:-1], ascending[1:]) > 0, axis=0)  # rounding is no step
+    places = np.zeros_like(table)
+    np.put_along_axis(places, order[1:], steps.astype(np.float64), 0)
+    return np.asarray(rankdata(places, axis=0) - (len(table) + 1) / 2, dtype=np.float64)
 
 
 def _constant(x: Sample) -> bool:

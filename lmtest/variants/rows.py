@@ -8,13 +8,31 @@ from typing import Any
 
 import numpy as np
 
+from lmtest.languages.base import Language
+from lmtest.variants.derivation import Derivation
 from lmtest.variants.exchange import Cost
 from lmtest.variants.preserve.certificate import FunctionCertificate
+from lmtest.variants.preserve.tables import Preserving
+from lmtest.variants.registry import Exchange
 
 NAME = "perturbation"
 FUNCTION = "function"
 ADDED = "kl_added"
 """What the loss rises by, nats per string."""
+DOCUMENTS = "documents"
+"""Where that is summed for models that were trained on: the certificate's own strings."""
+DIFFERENCE, DIFFERENCE_FLOAT64 = "function_difference", "function_difference_float64"
+
+
+def derived_values(derivation: Derivation, language: Language) -> set[tuple[str, str, str]]:
+    """What a claim can be about for a derived variant, whatever is evaluated: measure, prompt set, decoding.
+
+    Raises UsageError where the language has no such contexts.
+    """
+    if isinstance(derivation, Preserving):
+        return {(measure, where, "exact") for measure in (DIFFERENCE, DIFFERENCE_FLOAT64) for where in ("id", "ood")}
+    where = derivation.contexts.build(language).name if isinstance(derivation, Exchange) else DOCUMENTS
+    return {(ADDED, where, "exact")}
 
 
 def exchange_rows(cost: Cost, contexts: str, seeds: Sequence[int], count: int) -> list[dict[str, Any]]:

@@ -192,7 +192,7 @@ def test_a_claim_compares_prompt_sets_and_knows_all_of_them() -> None:
     on: dict[str, Any] = {"kind": "order", "measure": "accuracy", "prompt_set": None, "decoding": "exact"}
     stated = claim(**on, prompt_sets=sets)
     assert [tuple(group) for group in stated.groups] == [(name, None, None, name) for name in sets]
-    assert stated.selection(stated.groups[2]) == "accuracy on seen.k3.n16 (exact)"
+    assert str(stated.quantity(stated.groups[2])) == "accuracy on seen.k3.n16 (exact)"
     check_claims([stated], ["lstm"], ["normal"], known)
     wrong = claim(**on, prompt_sets=[*sets, "sen.k3.n16"])
     with pytest.raises(UsageError, match=r"unknown prompt_set 'sen.k3.n16'; did you mean 'seen.k3.n16'"):
