@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -192,19 +193,21 @@ def prompts(run: RunTables) -> Figure | None:
     return figure
 
 
-def certificates(run: RunTables) -> Figure | None:
-    """Excess nats per string with its interval, one row a seed; ε and the margins of equivalence as lines."""
-    rows = run.certificates[run.certificates["variant"] != REFERENCE]
+def certificates(run: RunTables, left_out: Collection[str] = ()) -> Figure | None:
+    """Excess nats per string with its interval, one row a seed, some variants left out; ε and margins of equivalence as lines."""
+    rows = run.certificates[~run.certificates["variant"].isin([REFERENCE, *left_out])]
     values = rows[["kl", "kl_lower", "kl_upper"]].to_numpy(float).ravel()
     values = values[np.isfinite(values) & (values > 0)]
     if not len(values):
         return None
     lines = [run.epsilon, *run.margins]
     low, high = min(rows["kl"].where(rows["kl"] > 0).min(), *lines) / 3, max(values.max(), *lines) * 2
-    largest = max(sum(len(series.of(rows)) + 1 for series in group) for group in panels(run).values())
+    groups = {name: [s for s in group if s.key[1] not in left_out] for name, group in panels(run).items()}
+    groups = {name: group for name, group in groups.items() if group}
+    largest = max(sum(len(series.of(rows)) + 1 for series in group) for group in groups.values())
     exact = rows["exact"].eq(True).all()
-    figure, axes = rows_of_panels(len(panels(run)), 0.125 * largest + 1.3)
-    for ax, (name, group) in zip(axes, panels(run).items(), strict=True):
+    figure, axes = rows_of_panels(len(groups), 0.125 * largest + 1.3)
+    for ax, (name, group) in zip(axes, groups.items(), strict=True):
         top = 0
         for series in group:
             seeds, colour = series.of(rows), series.colour

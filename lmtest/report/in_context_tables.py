@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from lmtest.report.marks import model_colours
@@ -117,8 +118,8 @@ def perturbation_table(run: RunTables) -> dict[str, Any]:
     }
 
 
-def certificate_table(run: RunTables) -> list[dict[str, Any]]:
-    """One row a model: its excess per string and per token, and how many seeds are saturated."""
+def certificate_table(run: RunTables, hues: Mapping[Key, str] | None = None) -> list[dict[str, Any]]:
+    """One row a model: its excess per string and per token, and how many seeds are saturated; models have colours by default."""
     rows = []
     for key in (*run.trained, *run.references):
         certificate = run.certificate(key)
@@ -129,7 +130,7 @@ def certificate_table(run: RunTables) -> list[dict[str, Any]]:
             {
                 "label": label(run, key),
                 "reference": key[1] == REFERENCE,
-                "colour": None if key[1] == REFERENCE else model_colours(run)[key[0]],
+                "colour": None if key[1] == REFERENCE else hues[key] if hues else model_colours(run)[key[0]],
                 "excess": excess(run, key),
                 "per_token": mean_interval(certificate["kl_per_token"].astype(float)),
                 "saturated": share if key[1] != REFERENCE else "–",
@@ -143,7 +144,7 @@ def seeds_table(run: RunTables) -> dict[str, Any]:
     """One row a trained seed: its certificate, and the accuracy on the shape that is looked at, over prompts."""
     at = chosen(run)
     rows = []
-    for key in run.trained if at is not None else []:
+    for key in run.trained:
         measured = run.measured(key, "accuracy", str(at), "greedy").set_index("seed")
         for row in records(run.certificate(key)):
             own = measured.loc[row["seed"]] if row["seed"] in measured.index else None

@@ -13,16 +13,18 @@ import numpy as np
 import pandas as pd
 import seaborn
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
 from lmtest.report.tables import Key, RunTables, select
 
 INK, SOFT, FAINT, BAND = "#222222", "#555555", "#8a8a8a", "#eef1f4"
 # Told apart with any kind of colour vision, by lightness where not by hue; no pale ones, for the labels are in these
 # colours too, and no grey, for that is what reference models are in.
-PALETTE = (*seaborn.color_palette("colorblind").as_hex()[:4], "#CC79A7", "#56B4E9", "#332288", "#7A5C00")
+PALETTE = (*seaborn.color_palette("colorblind").as_hex()[:4], "#CC79A7", "#56B4E9", "#332288", "#7A5C00",
+           "#117733", "#882255", "#B8860B", "#44AA99")  # fmt: skip
 KEPT, BROKEN, UNFINISHED, BLANK = "#2d2a5c", "#e3b25f", "#d9d9d9", "#ffffff"
 DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (4, 1.5, 1, 1.5)))
 """Line styles of what colours do not tell apart."""
@@ -150,6 +152,17 @@ def log_ticks(ax: Axes, low: float, high: float) -> None:
     ax.set_xticks([x for d in decades for x in d * np.arange(2, 10) if low <= x <= high], minor=True)
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
+
+
+def plain_log(axis: Axis) -> None:
+    """Plain numbers at the decades of what a logarithmic axis shows, and at more places of each where these are few."""
+    low, high = sorted(axis.get_view_interval())
+    decades = 10.0 ** np.arange(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    width = math.log10(high / low)
+    between = (1, 1.5, 2, 3, 5, 7) if width < 0.9 else (1, 2, 5) if width < 2.2 else (1,)
+    axis.set_major_locator(FixedLocator([d * m for d in decades for m in between if low <= d * m <= high]))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def spread(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:

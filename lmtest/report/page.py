@@ -10,13 +10,23 @@ from typing import Any
 import jinja2
 
 from lmtest import atomic
-from lmtest.report import architecture_figures, figures, in_context_figures, perturbation_figures
+from lmtest.report import (
+    architecture_figures,
+    figures,
+    fine_tuning_figures,
+    in_context_figures,
+    perturbation_figures,
+    transfer_figures,
+)
 from lmtest.report.captions import CAPTIONS
+from lmtest.report.fine_tuning_tables import fine_tuning_section
 from lmtest.report.in_context_tables import in_context_section
+from lmtest.report.lanes import of_tuning
 from lmtest.report.marks import Draw, by_model, colours, draw, model_colours
 from lmtest.report.overview import columns, common, floors, overview, published_comparison, seeds_of, tally
 from lmtest.report.prompts import prompt_table
 from lmtest.report.rows import each_seed, every_measure, flat, label, main_table, published_table, shown_sets
+from lmtest.report.shapes import derived
 from lmtest.report.tables import HEADLINE, IN_CONTEXT, PERTURBATION, RunTables, load, records
 from lmtest.report.text import between, duration, num, percent
 
@@ -55,17 +65,24 @@ def draw_all(run: RunTables) -> dict[str, bytes | None]:
 
 
 def _pictures_of(view: RunTables) -> dict[str, Draw]:
-    """The pictures that one language may have: of rules, of in-context learning, or both."""
-    return _own(view) | _context_pictures(view)
+    """The pictures that one language may have: of rules, of in-context learning, of fine-tuning, or several of these."""
+    return _own(view) | _context_pictures(view) | _tuning_pictures(view)
 
 
 def _own(view: RunTables) -> dict[str, Draw]:
-    return figures.FIGURES if view.of_rules else {"certificates": figures.certificates}
+    certificates: dict[str, Draw] = {
+        "certificates": fine_tuning_figures.certificates if of_tuning(view) else figures.certificates
+    }
+    return figures.FIGURES | certificates if view.of_rules else certificates
 
 
 def _context_pictures(view: RunTables) -> dict[str, Draw]:
     learning = in_context_figures.FIGURES if view.has(IN_CONTEXT) else {}
-    return learning | (perturbation_figures.FIGURES if view.has(PERTURBATION) else {})
+    return learning | (perturbation_figures.FIGURES if view.has(PERTURBATION) and derived(view) else {})
+
+
+def _tuning_pictures(view: RunTables) -> dict[str, Draw]:
+    return fine_tuning_figures.FIGURES | transfer_figures.FIGURES if of_tuning(view) else {}
 
 
 def render(run: RunTables, pictures: dict[str, bytes | None]) -> str:
@@ -87,7 +104,8 @@ def render(run: RunTables, pictures: dict[str, bytes | None]) -> str:
         one=len(run.languages) == 1,
         wide=len(run.languages) * len(run.models) > 1 and any(view.of_rules for view in views.values()),
         of_rules=any(view.of_rules for view in views.values()),
-        of_contexts=run.has(IN_CONTEXT) or run.has(PERTURBATION),
+        of_contexts=any(_context_pictures(view) for view in views.values()),
+        of_tuning=of_tuning(run),
         languages=run.resolved["languages"],
         first=next(iter(run.resolved["languages"].values())),
         epsilon=common([float(language["epsilon"]) for language in run.resolved["languages"].values()]),
@@ -123,7 +141,7 @@ def _models(run: RunTables) -> list[dict[str, Any]]:
 
 def _models_coloured(run: RunTables) -> bool:
     """Whether colours are the models': also where in-context learning alone is shown, in which they are."""
-    return by_model(run) or not run.of_rules
+    return by_model(run) or not (run.of_rules or of_tuning(run))
 
 
 def _section(view: RunTables, name: str, pictures: dict[str, bytes | None]) -> dict[str, Any]:
@@ -135,8 +153,10 @@ def _section(view: RunTables, name: str, pictures: dict[str, bytes | None]) -> d
         "probed": not view.trajectory.empty,
         "of_rules": view.of_rules,
         "in_context": in_context_section(view) if _context_pictures(view) else None,
+        "fine_tuning": fine_tuning_section(view) if of_tuning(view) else None,
         "figures": _figures(_own(view), name, pictures),
         "context_figures": _figures(_context_pictures(view), name, pictures),
+        "tuning_figures": _figures(_tuning_pictures(view), name, pictures),
         "sets": shown_sets(view),
         "main": main_table(view),
         "every": every_measure(view),

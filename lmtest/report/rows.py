@@ -10,7 +10,18 @@ from typing import Any
 import pandas as pd
 
 from lmtest.report.marks import REFERENCE_LABELS, colours
-from lmtest.report.tables import HEADLINE, IN_CONTEXT, PERTURBATION, REFERENCE, Key, RunTables, records, select
+from lmtest.report.tables import (
+    FINE_TUNING,
+    HEADLINE,
+    IN_CONTEXT,
+    PERTURBATION,
+    REFERENCE,
+    TUNING,
+    Key,
+    RunTables,
+    records,
+    select,
+)
 from lmtest.report.text import mean_sd, num, over_seeds
 
 SETS = {
@@ -76,8 +87,11 @@ def every_measure(run: RunTables) -> list[dict[str, Any]]:
     """One table an evaluator: its prompt sets, and one section a decoding and measure with one row a model."""
     tables = []
     evaluators = run.measurements["evaluator"]
-    # The prompt sets of in-context learning are too many for one table: one for each family.
-    of_family = run.measurements["prompt_set"].str.split(".").str[0].where(evaluators == IN_CONTEXT, "")
+    # Some prompt sets are too many for one table: those of in-context learning have one for each family, those of
+    # fine-tuning one for each task, protocol and number of examples.
+    names = run.measurements["prompt_set"].astype(str)
+    of_family = names.str.split(".").str[0].where(evaluators == IN_CONTEXT, "")
+    of_family = of_family.where(evaluators != FINE_TUNING, names.str.split("@").str[0])
     for (evaluator, family), found in run.measurements.groupby([evaluators, of_family], sort=False):
         sets, sections = shown_sets(run, found), []
         decodings = sorted({str(name) for name in found["decoding"]})
@@ -93,7 +107,9 @@ def every_measure(run: RunTables) -> list[dict[str, Any]]:
             ]
             rows = [row for row in cells if any(value != "–" for value in row["values"])]
             chance = [num(run.chance(measure, name, decoding)) for name in sets]
-            known = chance if evaluator not in (IN_CONTEXT, PERTURBATION) or any(c != "–" for c in chance) else []
+            known = (
+                chance if evaluator not in (IN_CONTEXT, PERTURBATION, *TUNING) or any(c != "–" for c in chance) else []
+            )
             if rows:
                 sections.append({"decoding": decoding, "measure": measure, "rows": rows, "chance": known})
         title = f"{evaluator}: {family}" if family else str(evaluator)

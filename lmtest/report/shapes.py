@@ -16,6 +16,8 @@ LANGUAGE: Key = ("language", REFERENCE)
 """The exact law; on in-context prompts it is the Bayes predictor."""
 SEEN = "seen"
 """The family of prompts that variants are changed on."""
+PERTURBED = ("exchange", "taught")
+"""Kinds of derived variants that compute something else: others go on training, or keep their function."""
 NAME = re.compile(r"(\w+)\.k(\d+)\.n(\d+)")
 
 
@@ -104,7 +106,7 @@ class Derived:
 
 
 def derived(run: RunTables) -> list[Derived]:
-    """All derived variants, those of the exact law first, then by model."""
+    """All variants that lost their function to something, those of the exact law first, then by model."""
     bases = [variant for variant in run.variants if variant not in run.derived]
     found = [
         Derived(key[0], key, LANGUAGE, run.derived[key[0]]) for key in run.references if key[0] in run.derived
@@ -112,7 +114,7 @@ def derived(run: RunTables) -> list[Derived]:
     order = list(run.derived)
     found.sort(key=lambda one: order.index(one.name))
     for model, variant in run.trained:
-        if (config := run.derived.get(variant)) is not None:
+        if (config := run.derived.get(variant)) is not None and config["kind"] in PERTURBED:
             base = config.get("of") or (bases[0] if bases else "")
             found.append(Derived(variant, (model, variant), (model, base), config))
     return found

@@ -24,8 +24,7 @@ MEASUREMENTS = (
 )
 TRAJECTORY = (*MEASUREMENTS, "step", "kl")
 COMPLETIONS = (*IDENTITY, "evaluator", "prompt_set", "prompt", "decoding", "replicate", "completion", "finished")
-RULE_COLUMNS = ("grammatical", "broken")
-"""Of the completions of rule extrapolation alone."""
+RULE_COLUMNS = ("grammatical", "broken")  # of the completions of rule extrapolation alone
 VERDICTS = (
     *("claim", "statement", "verdict", "effect", "lower", "upper", "p_value", "seeds_used", "seeds_asked"),
     *("published", "source", "p_raw", "test", "note"),
@@ -40,6 +39,7 @@ RESOLVED = ("schema_version", "name", "title", "config", "languages", "published
 REFERENCE = "reference"
 REFERENCE_ORDER = ("language", "rule_keeper", "normative", "ngram", "uniform", "stop")
 RULES, IN_CONTEXT, PERTURBATION = "rule_extrapolation", "in_context", "perturbation"  # evaluators
+TUNING = FINE_TUNING, FLATNESS, FUNCTION = "fine_tuning", "flatness", "function"
 HEADLINE = "R1"
 """The measure that the pictures show and the main table reports."""
 HEADLINES = (HEADLINE, f"{HEADLINE}_finished")
@@ -118,8 +118,8 @@ class RunTables:
 
     @cached_property
     def of_rules(self) -> bool:
-        """Whether it is about rule extrapolation: unless in-context learning is there without it."""
-        return self.has(RULES) or not self.has(IN_CONTEXT)
+        """Whether it is about rule extrapolation: unless something else is there without it."""
+        return self.has(RULES) or not any(self.has(name) for name in (IN_CONTEXT, *TUNING))
 
     @cached_property
     def trained(self) -> list[Key]:
