@@ -51,10 +51,7 @@ def cells(study: Study, languages: Iterable[str]) -> list[Cell]:
         Cell(language, model, variant, stack)
         for language in languages
         for model in study.models
-        for variant in (
-            *study.variants,
-            *(v for v, d in study.derived.items() if d.models is None or model in d.models),
-        )
+        for variant in study.variants_of(model)
         for stack in stacks(study, language, model)
     ]
 

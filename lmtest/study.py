@@ -132,6 +132,12 @@ class Study(Table):
         """The trained variant that a derived one is made from."""
         return self.derived[variant].of or next(iter(self.variants))
 
+    def variants_of(self, model: str) -> list[str]:
+        """What is made of one model: the variants that it is trained for, and then what is derived from these."""
+        trained = [name for name, v in self.variants.items() if v.models is None or model in v.models]
+        asked = [name for name, d in self.derived.items() if d.models is None or model in d.models]
+        return [*trained, *(name for name in asked if self.parent(name) in trained)]
+
     def published_cells(self, languages: Collection[str], folder: Path) -> list[pd.DataFrame]:
         """The published cells that the study can be compared with; its file lies in `folder`. UsageError: unknown names."""
         cells = []
@@ -188,6 +194,11 @@ def load_study(
 
 def _check(study: Study, languages: dict[str, Language]) -> None:
     models, variants = set(study.models), {*study.variants, *study.derived}
+    for table, declared in (("variants", study.variants), ("derived", study.derived)):
+        for name, variant in declared.items():
+            for model in variant.models or []:
+                if model not in models:
+                    raise UsageError(f"{table}.{name}: unknown model {model!r}; {nearest(model, models)}")
     for name, derivation in study.derived.items():
         _check_derivation(study, name, derivation)
     for exception in study.exceptions:
@@ -222,15 +233,13 @@ def _check_derivation(study: Study, name: str, derivation: Derivation) -> None:
         raise UsageError(f"derived.{name}: expected of = …, one of the variants {', '.join(study.variants)}")
     if derivation.of is not None and derivation.of not in study.variants:
         raise UsageError(f"derived.{name}: unknown variant {derivation.of!r}; {nearest(derivation.of, study.variants)}")
-    for model in derivation.models or []:
-        if model not in study.models:
-            raise UsageError(f"derived.{name}: unknown model {model!r}; {nearest(model, study.models)}")
     if isinstance(derivation, Preserving):
-        for model in study.models if derivation.models is None else derivation.models:
-            try:
-                derivation.config_of(study.models[model])
-            except UsageError as error:
-                raise UsageError(f"derived.{name}, of {model}: {error}") from None
+        for model, config in study.models.items():
+            if name in study.variants_of(model):
+                try:
+                    derivation.config_of(config)
+                except UsageError as error:
+                    raise UsageError(f"derived.{name}, of {model}: {error}") from None
 
 
 def _check_language(study: Study, language: Language) -> Evaluated:

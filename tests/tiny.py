@@ -40,7 +40,7 @@ IN_CONTEXT_TINY = (
         "evaluators.in_context.lengths=[3]",
     ),
     *("evaluators.in_context.order_sets=2", "evaluators.in_context.order_tests=3"),
-    *(f"models.{name}.layers=1" for name in ("transformer", "transformer_deep", "gated_linear_attention")),
+    *(f"models.{name}.layers=1" for name in ("transformer", "transformer_deep")),
     *(f"derived.{name}.steps=3" for name in ("fail_held_1", "fail_held_3", "fail_held_10", "succeed_held_10")),
     *(f"derived.{name}.models=[]" for name in ("fail_held_1", "fail_held_3", "succeed_held_10")),
     *(

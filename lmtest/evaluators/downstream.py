@@ -47,6 +47,14 @@ NOTHING = -1
 """The target where nothing is asked for."""
 
 
+Protocol = Literal["full", "last_layer", "probe"]
+"""What is trained: every parameter; the last layer with all that follows it; or a new output layer alone, which reads the
+hidden states of a model that stays as it is."""
+
+Count = int | Literal["all"]
+"""Of examples."""
+
+
 class Sizes(NamedTuple):
     """Strings of a task: to train on at most, and to validate on (and to test on, where they are too many to sum over)."""
 
@@ -242,11 +250,18 @@ class Parse(Task):
         )
 
 
-class ContinuationTable(Table):
+class _TaskTable(Table):
+    name: str = Field(pattern=r"^\w+$")
+    protocols: list[Protocol] | None = Field(None, min_length=1)
+    """The evaluator's where not given, …"""
+    examples: list[Count] | None = Field(None, min_length=1)
+    """… and so are these."""
+
+
+class ContinuationTable(_TaskTable):
     """One of the `tasks` of `[evaluators.fine_tuning]`: on to another language."""
 
     kind: Literal["continuation"]
-    name: str = Field(pattern=r"^\w+$")
     language: str
     """A shipped name, or a path."""
 
@@ -255,11 +270,10 @@ class ContinuationTable(Table):
         return Continuation(self.name, language, load_language(self.language), sizes)
 
 
-class ParseTable(Table):
+class ParseTable(_TaskTable):
     """One of the `tasks` of `[evaluators.fine_tuning]`: parse labels (see `parse_labels.ParseTask`)."""
 
     kind: Literal["parse"]
-    name: str = Field(pattern=r"^\w+$")
     span: list[int] | None = Field(None, min_length=2, max_length=2)
     """[i, j): the symbols i, …, j − 1; the whole string where absent."""
     estimate: Literal["ml", "map"] = "ml"

@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,11 +26,11 @@ from torch import Tensor
 from lmtest.errors import UsageError
 from lmtest.evaluators.answers import Interval
 from lmtest.evaluators.contract import Evaluated
-from lmtest.evaluators.downstream import Examples, Sizes, Task, TaskTable
+from lmtest.evaluators.downstream import Count, Examples, Protocol, Sizes, Task, TaskTable
 from lmtest.evaluators.evaluator import Size
 from lmtest.evaluators.exams import Exam, label_scores, language_exam, row_excess, summed
 from lmtest.evaluators.learning_curves import TYPES, Curve, Lane, Outcome, measures
-from lmtest.evaluators.tuning import Learner, Protocol, learner, read_batch, read_examples, tune
+from lmtest.evaluators.tuning import Learner, learner, read_batch, read_examples, tune
 from lmtest.languages.base import Language
 from lmtest.models.contract import LanguageModel
 from lmtest.models.stack import StackedModel
@@ -51,7 +51,7 @@ class FineTuningConfig(Table):
     steps: int = Field(300, ge=1)
     evaluate_at: list[int] = []
     """Steps at which models are evaluated; the first (0) and the last always."""
-    examples: list[int | Literal["all"]] = Field(["all"], min_length=1)
+    examples: list[Count] = Field(["all"], min_length=1)
     """Numbers of strings to train on. "all": every string of a continuation with its exact weight where that is possible,
     else all `strings`."""
     batch: int = Field(32, ge=1)
@@ -74,7 +74,8 @@ class FineTuningConfig(Table):
             raise ValueError(
                 f"expected evaluate_at within 0 … {self.steps}, found {beyond[0]}; raise steps, or leave it out"
             )
-        if most := [n for n in self.examples if n != "all" and not 1 <= n <= self.strings]:
+        asked = [n for examples in (self.examples, *(t.examples or [] for t in self.tasks)) for n in examples]
+        if most := [n for n in asked if n != "all" and not 1 <= n <= self.strings]:
             raise ValueError(
                 f"expected examples within 1 … {self.strings}, found {most[0]}; raise strings, or lower it"
             )
@@ -142,8 +143,8 @@ class FineTuning:
     last_probe_is_all = False
 
     def __post_init__(self) -> None:
-        few = min((n for n in self.config.examples if n != "all"), default=self.config.strings)
-        for task in self.tasks:
+        for task, _, examples in self.plan:
+            few = min((n for n in examples if n != "all"), default=self.config.strings)
             if task.classes is not None and few < len(task.classes):
                 raise UsageError(
                     f"task {task.name!r}: expected at least as many examples as classes ({len(task.classes)}: "
@@ -155,6 +156,19 @@ class FineTuning:
         return [table.task(self.language, self.config.sizes) for table in self.config.tasks]
 
     @property
+    def plan(self) -> list[tuple[Task, list[Protocol], list[Count]]]:
+        """Every task with its protocols and numbers of examples, each once."""
+        c = self.config
+        return [
+            (
+                task,
+                list(dict.fromkeys(table.protocols or c.protocols)),
+                list(dict.fromkeys(table.examples or c.examples)),
+            )
+            for task, table in zip(self.tasks, c.tasks, strict=True)
+        ]
+
+    @property
     def longest(self) -> int:
         return max(task.longest for task in self.tasks)
 
@@ -163,7 +177,8 @@ class FineTuning:
         c = self.config
         values = {
             (measure, f"{task.name}.{protocol}.{n}{suffix}", "exact")
-            for task, protocol, n in itertools.product(self.tasks, c.protocols, c.examples)
+            for task, protocols, examples in self.plan
+            for protocol, n in itertools.product(protocols, examples)
             for suffix, found in measures(task, c.steps_at, c.rates).items()
             for measure in found
         }
@@ -190,25 +205,25 @@ class FineTuning:
     def lanes(self, model: StackedModel) -> Iterator[Lane]:
         """Every task, protocol and number of examples, learnt by copies of the model."""
         c = self.config
-        for task in self.tasks:
-            with_tokens = self._course(model, task)
+        for task, protocols, examples in self.plan:
+            with_tokens = self._course(model, task, examples)
             threshold = c.threshold if task.classes is None else c.accuracy_threshold
-            for protocol in dict.fromkeys(c.protocols):
+            for protocol in protocols:
                 course = with_tokens
                 if protocol == "probe" or task.classes is not None:
                     if not isinstance(model, Transformer):
                         continue
                     course = course.read(model, task) if protocol == "probe" else course
-                for n in dict.fromkeys(c.examples):
+                for n in examples:
                     curves = {rate: self._learn(model, task, protocol, course, n, rate) for rate in c.rates}
                     yield Lane(NAME, f"{task.name}.{protocol}.{n}", task, curves, threshold)
 
-    def _course(self, model: StackedModel, task: Task) -> Course:
+    def _course(self, model: StackedModel, task: Task, counts: Sequence[Count]) -> Course:
         c = self.config
         home = language_exam(model, self.language, c.sizes.held_out, generator(c.data_seed, "forgetting"))
         home = home.to(model.device)
-        everything = task.everything(model) if "all" in c.examples else None
-        needed = [n for n in c.examples if n != "all"] + [c.strings] * ("all" in c.examples and everything is None)
+        everything = task.everything(model) if "all" in counts else None
+        needed = [n for n in counts if n != "all"] + [c.strings] * ("all" in counts and everything is None)
         with torch.no_grad():
             before = row_excess(model.logits(home.batch.tokens, None, home.batch.tree), home)
         return Course(
@@ -226,7 +241,7 @@ class FineTuning:
         task: Task,
         protocol: Protocol,
         course: Course,
-        n: int | Literal["all"],
+        n: Count,
         rate: float,
     ) -> Curve:
         """The curve of a copy of the model, all seeds at once."""

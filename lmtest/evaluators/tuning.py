@@ -11,20 +11,16 @@ import copy
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from lmtest.evaluators.downstream import NOTHING, Examples
+from lmtest.evaluators.downstream import NOTHING, Examples, Protocol
 from lmtest.models.layers import linear
 from lmtest.models.stack import StackedModel, Tree
 from lmtest.models.transformer import Transformer
 from lmtest.training.batches import Batch, cross_entropy
-
-Protocol = Literal["full", "last_layer", "probe"]
-"""What is trained: every parameter; the last layer with all that follows it; or a new output layer alone, which reads the
-hidden states of a model that stays as it is."""
 
 ROWS = 512
 """Strings whose hidden states are computed at once: bounds the memory."""
@@ -54,10 +50,11 @@ class Learner:
 def learner(model: StackedModel, protocol: Protocol, outputs: int | None) -> Learner:
     """A copy of a stack, about to learn a task: with the outputs it has (None), or with `outputs` new ones (a transformer).
 
-    A probe has new outputs in any case: as many as the model's own where None is said.
+    A probe has new outputs in any case: as many as the model's own where None is said. What a model holds is not trained.
     """
     copied = copy.copy(model)
-    names = set() if protocol == "probe" else set(trained_names(list(model.parameters), protocol))
+    free = [name for name in model.parameters if name not in model.held]
+    names = set() if protocol == "probe" else set(trained_names(free, protocol))
     copied.parameters = {
         name: value.detach().clone().requires_grad_(name in names) for name, value in model.parameters.items()
     }

@@ -57,6 +57,9 @@ Dropout = Sequence[Noise]
 class StackedModel(ABC):
     """S models over one vocabulary; `parameters` are named tensors [S, …], seed s owns row s of each."""
 
+    held: frozenset[str] = frozenset()
+    """Names of parameters that stay as they are when the model is trained on."""
+
     def __init__(
         self, vocabulary: Vocabulary, seeds: Sequence[int], shapes: dict[str, Shape], device: str = "cpu"
     ) -> None:

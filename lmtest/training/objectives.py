@@ -22,7 +22,12 @@ from lmtest.validation import Table
 LONGEST_COMPLETION = 1_000
 
 
-class MaximumLikelihood(Table):
+class _Objective(Table):
+    models: list[str] | None = Field(None, min_length=1)
+    """Models that are trained for it; all where none is named."""
+
+
+class MaximumLikelihood(_Objective):
     """The loss of the language alone ("normal")."""
 
     objective: Literal["maximum_likelihood"]
@@ -34,7 +39,7 @@ class MaximumLikelihood(Table):
         return None
 
 
-class _Shown(Table):
+class _Shown(_Objective):
     weight: float = Field(1.0, gt=0)
     """Factor of the completion loss (mean nats per completion token) against the language's (likewise per token)."""
     batch: int = Field(32, ge=1)

@@ -35,7 +35,8 @@ def deepen(model: Transformer, layers: int, reads: Reads = "random") -> Transfor
     They read at random, as an untrained model's, or ("zero") not at all: then everything in them is 0 (in post-norm all but
     the layer norms, which are the identity). The function does not change because they add 0 to the residual stream.
     Of layers that do not read, no matrix ever gets a gradient, but what they add to every position (their
-    `held_biases`) does. Raises UsageError, with the reason, in post-norm with ε > 0, and where there are no new layers.
+    `held_biases`) does. So they are `held`: trained on, the model stays the
+    small one. Raises UsageError, with the reason, in post-norm with ε > 0, and where there are no new layers.
     """
     config, last = deepened(model.config, layers), model.config.layers - 1
     small, deep = parameters_of(model), fresh(model, config, "deepen")
@@ -48,7 +49,13 @@ def deepen(model: Transformer, layers: int, reads: Reads = "random") -> Transfor
         for part in ("weight", "bias"):
             first, end = f"layers.{last}.norm2.{part}", f"layers.{config.layers - 1}.norm2.{part}"
             deep[first], deep[end] = deep[end], deep[first]
-    return rebuilt(model, config, deep)
+    made = rebuilt(model, config, deep)
+    if reads == "zero":
+        moved = {f"layers.{at}.norm2.{part}" for at in (last, config.layers - 1) for part in ("weight", "bias")}
+        new = {name for name in deep if name not in small}
+        # In post-norm the last layer norm has changed places with an identity.
+        made.held = frozenset(new ^ moved if config.norm == "post" else new)
+    return made
 
 
 def held_biases(before: TransformerConfig, after: TransformerConfig) -> list[str]:
