@@ -18,6 +18,7 @@ from lmtest.languages import Language
 from lmtest.pool import one_thread
 from lmtest.study import Study
 from lmtest.training.loop import Steps
+from lmtest.variants.preserve.tables import Preserving
 from lmtest.workshop import Workshop
 
 TIMED_UPDATES = 3
@@ -57,7 +58,9 @@ def dry_run(
     for cell in cells(study, languages):
         kind = (cell.language, cell.model, cell.variant)
         steps = workshop.steps(cell)
-        parameters = study.models[cell.model].n_parameters(languages[cell.language].vocabulary)
+        model, derivation = study.models[cell.model], study.derived.get(cell.variant)
+        model = derivation.config_of(model) if isinstance(derivation, Preserving) else model
+        parameters = model.n_parameters(languages[cell.language].vocabulary)
         too_large = device == "cpu" and parameters * len(cell.seeds) > LARGE
         if kind not in update_seconds:
             tell(f"timing a few updates of {cell.model}, {cell.variant}, on {cell.language}")

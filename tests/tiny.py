@@ -51,3 +51,12 @@ IN_CONTEXT_TINY = (
     *(f"derived.exchanged_n{n}.draws=10" for n in (2, 4, 8, 16)),
 )
 """The in-context study made tiny."""
+
+FINE_TUNING_TINY = (
+    *("training.steps=3", "training.probe_every=3", "exceptions=[]", "saturation.draws=20", "derived.longer.steps=2"),
+    *("models.transformer.width=8", "models.transformer.feed_forward=8", "models.trained_by_sgd.width=8"),
+    *("models.wide_from_scratch.width=8", "models.wide_from_scratch.feed_forward=8", "derived.padded.coordinates=4"),
+    *("evaluators.fine_tuning.steps=4", "evaluators.fine_tuning.evaluate_at=[2]", "evaluators.flatness.probes=2"),
+    *("evaluators.fine_tuning.learning_rates=[1e-3,1e-2]", "evaluators.fine_tuning.strings=256"),
+)
+"""The fine-tuning study made tiny."""

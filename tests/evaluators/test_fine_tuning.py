@@ -26,6 +26,7 @@ from lmtest.saturation import certify
 from lmtest.seeds import generator
 from lmtest.training.batches import Batch
 from lmtest.validation import validate
+from lmtest.variants.preserve.deepen import deepen
 from lmtest.variants.preserve.pad import pad
 from lmtest.variants.preserve.widen import widen
 
@@ -214,6 +215,33 @@ def test_a_padded_model_has_the_probe_of_the_model_and_a_widened_one_its_own() -
         if not math.isnan(value):
             assert padded[key] == pytest.approx(value, abs=1e-4, rel=1e-4)
     assert abs(wide[0, "on.probe.all", "excess"] - found[0, "on.probe.all", "excess"]) > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("norm", "protocols"),
+    [("pre", ["full", "last_layer", "probe"]), ("post", ["full", "probe"])],  # in post-norm the last norm moves on
+)
+def test_a_layer_of_zeros_learns_as_the_small_model(norm: str, protocols: list[str]) -> None:
+    model = small(layers=2, norm=norm, layer_norm_eps=0.0 if norm == "post" else 1e-5)
+    model.parameters = {name: value.detach().double().requires_grad_() for name, value in model.parameters.items()}
+    at_zero, at_random = deepen(model, 1, "zero"), deepen(model, 1)
+    found = evaluator(protocols=protocols, learning_rates=[0.05])
+    before, after, other = (values(found, each) for each in (model, at_zero, at_random))
+    assert after == pytest.approx(before, rel=1e-9, abs=1e-9, nan_ok=True)
+    key = (0, "on.full.all", "excess")
+    assert abs(other[key] - before[key]) > 1e-4
+
+
+def test_a_task_may_have_protocols_and_examples_of_its_own() -> None:
+    found = evaluator(tasks=[ON | {"examples": [2, 4]}, ON | {"name": "again", "protocols": ["probe"]}])
+    assert [lane.name for lane in found.lanes(small())] == ["on.full.2", "on.full.4", "again.probe.all"]
+    assert {prompts.split("@")[0] for _, prompts, _ in found.measured().values} == {
+        "on.full.2",
+        "on.full.4",
+        "again.probe.all",
+    }
+    with pytest.raises(UsageError, match="expected examples within 1 … 40, found 41"):
+        evaluator(tasks=[ON | {"examples": [41]}])
 
 
 def test_more_steps_learn_the_task_and_the_rates_stand_apart() -> None:

@@ -7,7 +7,7 @@ import torch
 from explicit_language import ExplicitLanguage, explicit_anbn
 from torch import Tensor
 
-from lmtest.evaluators.downstream import Continuation, Examples, Parse, Sizes
+from lmtest.evaluators.downstream import Continuation, Examples, Parse, Protocol, Sizes
 from lmtest.evaluators.tuning import Learner, learner, read_batch, read_examples, trained_names, tune
 from lmtest.languages import load_language
 from lmtest.languages.parse_labels import ParseTask
