@@ -57,6 +57,10 @@ FINE_TUNING_TINY = (
     *("models.transformer.width=8", "models.transformer.feed_forward=8", "models.trained_by_sgd.width=8"),
     *("models.wide_from_scratch.width=8", "models.wide_from_scratch.feed_forward=8", "derived.padded.coordinates=4"),
     *("evaluators.fine_tuning.steps=4", "evaluators.fine_tuning.evaluate_at=[2]", "evaluators.flatness.probes=2"),
-    *("evaluators.fine_tuning.learning_rates=[1e-3,1e-2]", "evaluators.fine_tuning.strings=256"),
+    "evaluators.fine_tuning.strings=64",
+    "evaluators.fine_tuning.learning_rates=[1e-2]",
+    'evaluators.fine_tuning.tasks=[{kind="continuation",name="anbnan",language="anbnan_tiny",examples=["all",8],'
+    'learning_rates=[1e-3,1e-2]},{kind="continuation",name="anb2n",language="anb2n_tiny",protocols=["last_layer","probe"]}]',
+    *("evaluators.rule_extrapolation.prompt_length=4", "evaluators.rule_extrapolation.max_new_tokens=4"),
 )
 """The fine-tuning study made tiny."""

@@ -253,9 +253,10 @@ class Parse(Task):
 class _TaskTable(Table):
     name: str = Field(pattern=r"^\w+$")
     protocols: list[Protocol] | None = Field(None, min_length=1)
-    """The evaluator's where not given, …"""
+    """The evaluator's where not given; so it is with what follows."""
     examples: list[Count] | None = Field(None, min_length=1)
-    """… and so are these."""
+    learning_rates: list[float] | None = Field(None, min_length=1)
+    steps: int | None = Field(None, ge=1)
 
 
 class ContinuationTable(_TaskTable):

@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -40,6 +40,17 @@ from lmtest.training.batches import Batch, cross_entropy
 from lmtest.validation import Table
 
 NAME = "fine_tuning"
+
+
+class Assignment(NamedTuple):
+    """A task, and how it is learnt: every protocol × number of examples × learning rate; evaluated `at` these of its `steps`."""
+
+    task: Task
+    protocols: list[Protocol]
+    examples: list[Count]
+    rates: list[float]
+    steps: int
+    at: list[int]
 
 
 class FineTuningConfig(Table):
@@ -68,13 +79,13 @@ class FineTuningConfig(Table):
 
     @model_validator(mode="after")
     def _fits(self) -> FineTuningConfig:
-        if wrong := [rate for rate in self.learning_rates if not 0 < rate < math.inf]:
+        rates = [rate for owner in (self, *self.tasks) for rate in owner.learning_rates or []]
+        if wrong := [rate for rate in rates if not 0 < rate < math.inf]:
             raise ValueError(f"expected learning_rates > 0, found {wrong[0]}; leave it out")
-        if beyond := [step for step in self.evaluate_at if not 0 <= step <= self.steps]:
-            raise ValueError(
-                f"expected evaluate_at within 0 … {self.steps}, found {beyond[0]}; raise steps, or leave it out"
-            )
-        asked = [n for examples in (self.examples, *(t.examples or [] for t in self.tasks)) for n in examples]
+        last = max(self.steps, *(task.steps or 0 for task in self.tasks))
+        if beyond := [step for step in self.evaluate_at if not 0 <= step <= last]:
+            raise ValueError(f"expected evaluate_at within 0 … {last}, found {beyond[0]}; raise steps, or leave it out")
+        asked = [n for owner in (self, *self.tasks) for n in owner.examples or []]
         if most := [n for n in asked if n != "all" and not 1 <= n <= self.strings]:
             raise ValueError(
                 f"expected examples within 1 … {self.strings}, found {most[0]}; raise strings, or lower it"
@@ -83,13 +94,17 @@ class FineTuningConfig(Table):
             raise ValueError("expected tasks of different names; rename one")
         return self
 
-    @property
-    def rates(self) -> list[float]:
-        return sorted(set(self.learning_rates))
-
-    @property
-    def steps_at(self) -> list[int]:
-        return sorted({0, *self.evaluate_at, self.steps})
+    def assignment(self, table: TaskTable, task: Task) -> Assignment:
+        """How one task is learnt: as its own table says, else as this one does."""
+        steps = table.steps or self.steps
+        return Assignment(
+            task,
+            list(dict.fromkeys(table.protocols or self.protocols)),
+            list(dict.fromkeys(table.examples or self.examples)),
+            sorted(set(table.learning_rates or self.learning_rates)),
+            steps,
+            sorted({0, *(step for step in self.evaluate_at if step < steps), steps}),
+        )
 
     @property
     def sizes(self) -> Sizes:
@@ -143,7 +158,7 @@ class FineTuning:
     last_probe_is_all = False
 
     def __post_init__(self) -> None:
-        for task, _, examples in self.plan:
+        for task, _, examples, *_ in self.assignments:
             few = min((n for n in examples if n != "all"), default=self.config.strings)
             if task.classes is not None and few < len(task.classes):
                 raise UsageError(
@@ -152,34 +167,21 @@ class FineTuning:
                 )
 
     @cached_property
-    def tasks(self) -> list[Task]:
-        return [table.task(self.language, self.config.sizes) for table in self.config.tasks]
-
-    @property
-    def plan(self) -> list[tuple[Task, list[Protocol], list[Count]]]:
-        """Every task with its protocols and numbers of examples, each once."""
-        c = self.config
-        return [
-            (
-                task,
-                list(dict.fromkeys(table.protocols or c.protocols)),
-                list(dict.fromkeys(table.examples or c.examples)),
-            )
-            for task, table in zip(self.tasks, c.tasks, strict=True)
-        ]
+    def assignments(self) -> list[Assignment]:
+        tables = self.config.tasks
+        return [self.config.assignment(t, t.task(self.language, self.config.sizes)) for t in tables]
 
     @property
     def longest(self) -> int:
-        return max(task.longest for task in self.tasks)
+        return max(assignment.task.longest for assignment in self.assignments)
 
     def measured(self) -> Evaluated:
         """What there will be a value of, for transformers."""
-        c = self.config
         values = {
             (measure, f"{task.name}.{protocol}.{n}{suffix}", "exact")
-            for task, protocols, examples in self.plan
+            for task, protocols, examples, rates, _, at in self.assignments
             for protocol, n in itertools.product(protocols, examples)
-            for suffix, found in measures(task, c.steps_at, c.rates).items()
+            for suffix, found in measures(task, at, rates).items()
             for measure in found
         }
         return Evaluated(values, set())
@@ -205,17 +207,18 @@ class FineTuning:
     def lanes(self, model: StackedModel) -> Iterator[Lane]:
         """Every task, protocol and number of examples, learnt by copies of the model."""
         c = self.config
-        for task, protocols, examples in self.plan:
-            with_tokens = self._course(model, task, examples)
+        for assignment in self.assignments:
+            task = assignment.task
+            with_tokens = self._course(model, task, assignment.examples)
             threshold = c.threshold if task.classes is None else c.accuracy_threshold
-            for protocol in protocols:
+            for protocol in assignment.protocols:
                 course = with_tokens
                 if protocol == "probe" or task.classes is not None:
                     if not isinstance(model, Transformer):
                         continue
                     course = course.read(model, task) if protocol == "probe" else course
-                for n in examples:
-                    curves = {rate: self._learn(model, task, protocol, course, n, rate) for rate in c.rates}
+                for n in assignment.examples:
+                    curves = {r: self._learn(model, assignment, protocol, course, n, r) for r in assignment.rates}
                     yield Lane(NAME, f"{task.name}.{protocol}.{n}", task, curves, threshold)
 
     def _course(self, model: StackedModel, task: Task, counts: Sequence[Count]) -> Course:
@@ -238,17 +241,17 @@ class FineTuning:
     def _learn(
         self,
         model: StackedModel,
-        task: Task,
+        assignment: Assignment,
         protocol: Protocol,
         course: Course,
         n: Count,
         rate: float,
     ) -> Curve:
         """The curve of a copy of the model, all seeds at once."""
-        c = self.config
+        c, task, steps = self.config, assignment.task, assignment.steps
         whole = course.everything if n == "all" else None
         examples = course.examples.first(c.strings if n == "all" else n)
-        order = torch.from_numpy(self._order(task, model.seeds, examples.inputs.shape[1])).to(model.device)
+        order = torch.from_numpy(self._order(task, steps, model.seeds, examples.inputs.shape[1])).to(model.device)
 
         def lesson(step: int) -> Batch:
             return examples.batch(order[:, step]) if whole is None else whole
@@ -260,7 +263,7 @@ class FineTuning:
             accuracy = [math.nan] * len(loss)
             if task.classes is not None:
                 accuracy = label_scores(answers, course.validation)[1].mean(-1).tolist()
-            return Outcome(scores, loss, accuracy, forgotten(pupil) if step == c.steps else None)
+            return Outcome(scores, loss, accuracy, forgotten(pupil) if step == steps else None)
 
         def forgotten(pupil: Learner) -> list[Interval]:
             batch = course.home.batch
@@ -269,15 +272,15 @@ class FineTuning:
             return summed(row_excess(logits, course.home) - course.before, course.home)
 
         pupil = learner(model, protocol, None if task.classes is None else len(task.classes))
-        return tune(pupil, lesson, rate, c.steps, c.steps_at, examine)
+        return tune(pupil, lesson, rate, steps, assignment.at, examine)
 
-    def _order(self, task: Task, seeds: Sequence[int], n: int) -> np.ndarray:
+    def _order(self, task: Task, steps: int, seeds: Sequence[int], n: int) -> np.ndarray:
         """Which of n strings each seed is shown at each step [S, steps, b]: one random order of all after the other."""
         c = self.config
         b = min(c.batch, n)
-        epochs = range(math.ceil(c.steps * b / n))
+        epochs = range(math.ceil(steps * b / n))
         orders = [
             np.concatenate([generator(c.data_seed, "order", task.name, s, e).permutation(n) for e in epochs])
             for s in seeds
         ]
-        return np.stack(orders)[:, : c.steps * b].reshape(len(seeds), c.steps, b)
+        return np.stack(orders)[:, : steps * b].reshape(len(seeds), steps, b)

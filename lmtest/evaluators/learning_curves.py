@@ -71,7 +71,7 @@ class Lane:
                 scores = curve[step].scores
                 rows.append(self._row(s, f"{self.task.loss}_at_{step}", self.name, scores.loss[i], scores.strings))
                 rows.append(self._row(s, f"{self.task.right}_at_{step}", self.name, scores.right[i], scores.answers))
-            for measure, value in (("chosen_rate", chosen), ("rate_at_edge", float(chosen in edge))):
+            for measure, value in (("chosen_rate", chosen), ("rate_at_edge", float(len(edge) > 1 and chosen in edge))):
                 rows.append(self._row(s, measure, self.name, (value, value, value), len(self.curves)))
             for rate in self.curves:
                 rows += self._measures(i, s, rate, f"{self.name}@{rate:g}")

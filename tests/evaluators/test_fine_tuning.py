@@ -169,7 +169,7 @@ def test_there_is_what_was_said_there_would_be() -> None:
 def test_a_new_output_layer_starts_at_chance() -> None:
     made = evaluator(LAYERED, tasks=[SPANS], examples=[30])
     found = values(made, small(LAYERED))
-    classes = made.tasks[0].classes
+    classes = made.assignments[0].task.classes
     assert classes is not None
     assert found[0, "spans.full.30", "accuracy_at_0"] == pytest.approx(1 / len(classes))
     assert found[0, "spans.full.30", "cross_entropy_at_0"] == pytest.approx(math.log(len(classes)))
@@ -199,11 +199,11 @@ def test_models_of_the_same_seeds_learn_from_the_same_strings_in_the_same_order(
 
 def test_every_example_is_shown_before_one_comes_again() -> None:
     made = evaluator()
-    order = made._order(made.tasks[0], (0, 4), 8)
+    order = made._order(made.assignments[0].task, 4, (0, 4), 8)
     assert order.shape == (2, 4, 4)
     for each in order:
         assert sorted(each[:2].flatten()) == sorted(each[2:].flatten()) == list(range(8))
-    assert made._order(made.tasks[0], (0,), 3).shape == (1, 4, 3)  # fewer than a batch: all of them
+    assert made._order(made.assignments[0].task, 4, (0,), 3).shape == (1, 4, 3)  # fewer than a batch: all of them
 
 
 def test_a_padded_model_has_the_probe_of_the_model_and_a_widened_one_its_own() -> None:
@@ -232,16 +232,27 @@ def test_a_layer_of_zeros_learns_as_the_small_model(norm: str, protocols: list[s
     assert abs(other[key] - before[key]) > 1e-4
 
 
-def test_a_task_may_have_protocols_and_examples_of_its_own() -> None:
-    found = evaluator(tasks=[ON | {"examples": [2, 4]}, ON | {"name": "again", "protocols": ["probe"]}])
-    assert [lane.name for lane in found.lanes(small())] == ["on.full.2", "on.full.4", "again.probe.all"]
-    assert {prompts.split("@")[0] for _, prompts, _ in found.measured().values} == {
-        "on.full.2",
-        "on.full.4",
-        "again.probe.all",
+def test_a_task_may_be_learnt_in_its_own_way() -> None:
+    tasks = [
+        ON | {"examples": [2, 4], "steps": 3},
+        ON | {"name": "again", "protocols": ["probe"], "learning_rates": [0.1, 0.2]},
+    ]
+    found = evaluator(tasks=tasks)
+    lanes = {lane.name: lane for lane in found.lanes(small())}
+    assert list(lanes) == ["on.full.2", "on.full.4", "again.probe.all"]
+    assert {prompts.split("@")[0] for _, prompts, _ in found.measured().values} == set(lanes)
+    assert {rate: list(curve) for rate, curve in lanes["on.full.2"].curves.items()} == {0.01: [0, 2, 3]}
+    assert {rate: list(curve) for rate, curve in lanes["again.probe.all"].curves.items()} == {
+        0.1: [0, 2, 4],
+        0.2: [0, 2, 4],
     }
-    with pytest.raises(UsageError, match="expected examples within 1 … 40, found 41"):
-        evaluator(tasks=[ON | {"examples": [41]}])
+    for wrong, message in (
+        ({"examples": [41]}, "expected examples within 1 … 40, found 41"),
+        ({"learning_rates": [0.0]}, "expected learning_rates > 0"),
+        ({"steps": 0}, "steps"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            evaluator(tasks=[ON | wrong])
 
 
 def test_more_steps_learn_the_task_and_the_rates_stand_apart() -> None:
@@ -287,7 +298,7 @@ def curve(losses: list[float], validation: float = 1.0, accuracy: float = math.n
 
 
 def lane(curves: dict[float, Curve], threshold: float = 0.1) -> dict[tuple[str, str], Any]:
-    made = Lane("fine_tuning", "on.full.8", evaluator().tasks[0], curves, threshold)
+    made = Lane("fine_tuning", "on.full.8", evaluator().assignments[0].task, curves, threshold)
     table = pd.DataFrame(made.rows([7]))
     return {(row["prompt_set"], row["measure"]): row for row in table.to_dict("records")}
 
@@ -329,7 +340,7 @@ def test_the_rate_with_the_lowest_validation_loss_is_chosen(losses: list[float],
 
 
 def test_parse_labels_are_learnt_at_a_validation_accuracy() -> None:
-    task = evaluator(LAYERED, tasks=[SPANS], examples=[30]).tasks[0]
+    task = evaluator(LAYERED, tasks=[SPANS], examples=[30]).assignments[0].task
     curves = {0.1: curve([0.0], accuracy=0.5) | {10: curve([0.0], accuracy=0.95)[0]}}
     assert Lane("fine_tuning", "x", task, curves, 0.9).steps_to_threshold(curves[0.1], 0) == (10, 0, 10)
     assert math.isnan(Lane("fine_tuning", "x", task, curves, 0.96).steps_to_threshold(curves[0.1], 0)[0])
