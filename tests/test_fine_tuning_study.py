@@ -76,7 +76,7 @@ def test_claims_are_judged_and_the_report_is_written(run: Run) -> None:
 
 
 def test_the_published_sizes_run_reduced(tmp_path: Path) -> None:
-    study, languages = load_study(PAPER)
+    study, languages = load_study(PAPER, ["evaluators.fine_tuning.strings=1024"])
     vocabulary = languages["liu_pcfg_like"].vocabulary
     assert len(vocabulary.symbols) == 200
     assert study.models["transformer_1024"].n_parameters(vocabulary) == pytest.approx(202e6, rel=0.01)
