@@ -305,3 +305,10 @@ def write_comparison(directory: Path) -> pd.DataFrame:
     frame = pd.DataFrame(rows)
     atomic.write_parquet(directory / "published.parquet", frame)
     return frame
+
+
+class Undrawn(dict[str, bytes | None]):
+    """No picture at all, whatever its name: for a page of which the words alone matter."""
+
+    def __missing__(self, name: str) -> None:
+        return None

@@ -16,10 +16,9 @@ import pytest
 from matplotlib import image
 from scipy import stats
 from synthetic_fine_tuning import DERIVED, MODELS, RATES, SAME, SEEDS, curve, steps_to_threshold, write_fine_tuning_run
-from synthetic_run import write_run
+from synthetic_run import Undrawn, write_run
 
 from lmtest.errors import UsageError
-from lmtest.report import write_report
 from lmtest.report.fine_tuning_figures import FIGURES as TUNED
 from lmtest.report.fine_tuning_tables import control_words, gap_tables, rate_tables, transfer_tables
 from lmtest.report.function_tables import flatness_table, function_table
@@ -39,23 +38,6 @@ SMALL = ("small", "normal")
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_fine_tuning_run(tmp_path_factory.mktemp("fine_tuning"))
-
-
-@pytest.fixture(scope="module")
-def run(directory: Path) -> RunTables:
-    return load(directory)
-
-
-@pytest.fixture(scope="module")
-def page(directory: Path) -> str:
-    return write_report(directory).read_text(encoding="utf-8")
-
-
-class Undrawn(dict[str, bytes | None]):
-    """No picture at all, whatever its name: for a page of which the words alone matter."""
-
-    def __missing__(self, name: str) -> None:
-        return None
 
 
 def kept(run: RunTables, **columns: list[Any]) -> RunTables:

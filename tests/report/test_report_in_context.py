@@ -16,12 +16,11 @@ import pytest
 from matplotlib import image
 from scipy import stats
 from synthetic_in_context import COST, DERIVED, EPSILON, MODELS, NOWHERE, SHAPES, bayes, write_in_context_run
+from synthetic_run import Undrawn, write_run
 from synthetic_run import resolved as rules_resolved
-from synthetic_run import write_run
 
 from lmtest import atomic
 from lmtest.errors import UsageError
-from lmtest.report import write_report
 from lmtest.report.in_context_figures import FIGURES as LEARNING
 from lmtest.report.in_context_tables import (
     accuracy_table,
@@ -48,25 +47,8 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(directory: Path) -> RunTables:
-    return load(directory)
-
-
-@pytest.fixture(scope="module")
-def page(directory: Path) -> str:
-    return write_report(directory).read_text(encoding="utf-8")
-
-
-@pytest.fixture(scope="module")
 def rules(tmp_path_factory: pytest.TempPathFactory) -> RunTables:
     return load(write_run(tmp_path_factory.mktemp("rules")))
-
-
-class Undrawn(dict[str, bytes | None]):
-    """No picture at all, whatever its name: for a page of which the words alone matter."""
-
-    def __missing__(self, name: str) -> None:
-        return None
 
 
 def slim(run: RunTables) -> RunTables:

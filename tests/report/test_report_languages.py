@@ -16,7 +16,6 @@ from scipy import stats
 from synthetic_run import LANGUAGES, MODELS, write_comparison, write_study
 
 from lmtest import atomic
-from lmtest.report import write_report
 from lmtest.report.architecture_figures import FIGURES
 from lmtest.report.figures import FIGURES as LANGUAGE_FIGURES
 from lmtest.report.marks import PALETTE, colours, panels
@@ -33,16 +32,6 @@ REFERENCES = ["the language", "rule keeper", "normative", "3-gram", "uniform law
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_study(tmp_path_factory.mktemp("study"))
-
-
-@pytest.fixture(scope="module")
-def run(directory: Path) -> RunTables:
-    return load(directory)
-
-
-@pytest.fixture(scope="module")
-def page(directory: Path) -> str:
-    return write_report(directory).read_text(encoding="utf-8")
 
 
 def undrawn(run: RunTables) -> dict[str, bytes | None]:
