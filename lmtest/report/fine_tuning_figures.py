@@ -34,6 +34,8 @@ from lmtest.report.marks import BLANK, DASHES, FAINT, INK, PALETTE, SOFT, Draw, 
 from lmtest.report.rows import label
 from lmtest.report.tables import FINE_TUNING, Key, RunTables, select
 
+WIDEST = 8.0
+"""A ratio beyond which an interval's end does not widen the picture."""
 LIFT = 0.12
 """Rows by which the chosen rate stands above the middle of its own."""
 
@@ -80,11 +82,11 @@ def fine_tuning_gap(run: RunTables) -> Figure | None:
     figure, axes = grid_of_panels(len(found), across, 0.4 * len(keys) + 1.6)
     grid = rates(run.measurements)
     for number, (ax, (lane, rows)) in enumerate(zip(axes, found.items(), strict=True)):
-        ends = [
-            end for by_rate in rows.values() for row in by_rate.values() if row for end in row if math.isfinite(end)
-        ]
+        # Ratios alone, and what shows of the intervals: one of two pairs may span the sky.
+        points = [row[0] for by_rate in rows.values() for row in by_rate.values() if row]
+        shown = [end for by_rate in rows.values() if (row := by_rate[None]) for end in row if 1 / WIDEST < end < WIDEST]
         ax.set_xscale("log")
-        ax.set_xlim(min([*ends, 0.8]) / 1.15, max([*ends, 1.25]) * 1.15)
+        ax.set_xlim(min([*points, *shown, 0.8]) / 1.15, max([*points, *shown, 1.25]) * 1.15)
         ax.axvline(1, color=INK, lw=0.9, zorder=1)
         for y, key in enumerate(keys):
             _forest_row(ax, y, rows[key], grid, hues(run)[key])
@@ -97,7 +99,7 @@ def fine_tuning_gap(run: RunTables) -> Figure | None:
         ax.set_yticks(range(len(keys)), [label(run, key) for key in keys] if number % across == 0 else [""] * len(keys))
         ax.tick_params(axis="y", length=0)
         plain_log(ax.xaxis)
-        ax.set_title(f"{lane.task}, {lane.from_examples}", fontsize=10)
+        ax.set_title(f"{lane.task}\n{lane.from_examples}", fontsize=10)
     figure.supxlabel("steps to threshold ÷ those of the baseline (log scale; fewer is faster ←)", fontsize=9.5)
     _rate_legend(figure, grid)
     return figure

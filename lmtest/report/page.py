@@ -54,7 +54,7 @@ def write_report(directory: Path) -> Path:
 
 def draw_all(run: RunTables) -> dict[str, bytes | None]:
     """Name → PNG: the pictures of the study, then those of each language, under its name where there are several."""
-    pictures = draw(architecture_figures.FIGURES, run)
+    pictures = draw(_of_architectures(run), run)
     if len(run.languages) == 1:
         return pictures | draw(_pictures_of(run), run)
     for name in run.languages:
@@ -69,11 +69,15 @@ def _pictures_of(view: RunTables) -> dict[str, Draw]:
     return _own(view) | _context_pictures(view) | _tuning_pictures(view)
 
 
+def _of_architectures(run: RunTables) -> dict[str, Draw]:
+    return {} if of_tuning(run) else architecture_figures.FIGURES
+
+
 def _own(view: RunTables) -> dict[str, Draw]:
-    certificates: dict[str, Draw] = {
-        "certificates": fine_tuning_figures.certificates if of_tuning(view) else figures.certificates
-    }
-    return figures.FIGURES | certificates if view.of_rules else certificates
+    """Where models are fine-tuned, most are one function, and no picture of rules could tell them apart."""
+    if of_tuning(view):
+        return {"certificates": fine_tuning_figures.certificates}
+    return figures.FIGURES if view.of_rules else {"certificates": figures.certificates}
 
 
 def _context_pictures(view: RunTables) -> dict[str, Draw]:
@@ -102,7 +106,9 @@ def render(run: RunTables, pictures: dict[str, bytes | None]) -> str:
         run=run,
         resolved=run.resolved,
         one=len(run.languages) == 1,
-        wide=len(run.languages) * len(run.models) > 1 and any(view.of_rules for view in views.values()),
+        wide=not of_tuning(run)
+        and len(run.languages) * len(run.models) > 1
+        and any(view.of_rules for view in views.values()),
         of_rules=any(view.of_rules for view in views.values()),
         of_contexts=any(_context_pictures(view) for view in views.values()),
         of_tuning=of_tuning(run),
@@ -119,7 +125,7 @@ def render(run: RunTables, pictures: dict[str, bytes | None]) -> str:
         columns=columns(run),
         groups=overview(run),
         floors=floors(run),
-        study_figures=_figures(architecture_figures.FIGURES, "", pictures),
+        study_figures=_figures(_of_architectures(run), "", pictures),
         compared=published_comparison(run) if compared else None,
         tally=tally(run),
         published=[] if compared else [row for view in views.values() for row in published_table(view)],

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from lmtest.report.fine_tuning_figures import legend
 from lmtest.report.fine_tuning_tables import STEPS
 from lmtest.report.lanes import Lane, by_seed, hues, is_control, main_lanes, ordered
-from lmtest.report.marks import BLANK, SOFT, Draw, grid_of_panels, plain_log
+from lmtest.report.marks import BLANK, PALETTE, SOFT, Draw, grid_of_panels, plain_log
 from lmtest.report.rows import label
 from lmtest.report.tables import Key, RunTables
 
@@ -45,7 +45,7 @@ def transfer_predictors(run: RunTables) -> Figure | None:
         ax.set_yscale("log")
         for key, own in frames.items():
             there, never = own[own["y"].notna()], own[own["y"].isna()]
-            ax.plot(there["x"], there["y"], "o", ms=4.5, alpha=0.85, ls="", **_face(run, key))
+            ax.plot(there["x"], there["y"], _mark(run, key), ms=4.5, alpha=0.85, ls="", **_face(run, key))
             ax.plot(never["x"], [top] * len(never), "^", ms=5, mfc=BLANK, mec=hues(run)[key], ls="")
         if points["y"].isna().any():
             ax.text(0.01, 1.0, "△ threshold never reached", transform=ax.transAxes, color=SOFT, fontsize=8, va="bottom")
@@ -57,7 +57,8 @@ def transfer_predictors(run: RunTables) -> Figure | None:
     if not drawn:
         return None
     handles = [
-        Line2D([], [], ls="", marker="o", ms=5, **_face(run, key), label=label(run, key)) for key in ordered(run)
+        Line2D([], [], ls="", marker=_mark(run, key), ms=5, **_face(run, key), label=label(run, key))
+        for key in ordered(run)
     ]
     legend(figure, handles)
     return figure
@@ -69,6 +70,11 @@ def _points(run: RunTables, key: Key, measure: str, lane: Lane) -> pd.DataFrame:
     x = by_seed(run, key, measure, "support").reindex(logs.index)
     points = pd.DataFrame({"x": x.to_numpy(float), "y": np.exp(logs.to_numpy(float))})
     return points[points["x"] > 0]
+
+
+def _mark(run: RunTables, key: Key) -> str:
+    """Square where the colour is another's already."""
+    return "s" if list(hues(run)).index(key) >= len(PALETTE) else "o"
 
 
 def _face(run: RunTables, key: Key) -> dict[str, Any]:
