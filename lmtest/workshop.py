@@ -34,12 +34,14 @@ from lmtest.training.curriculum import Curriculum
 from lmtest.training.loop import Steps
 from lmtest.validation import validate
 from lmtest.variants.exchange import Cost, Exchanged, exchange_cost
-from lmtest.variants.preserve.certificate import double, function_certificate
+from lmtest.variants.preserve.certificate import double, function_certificate, impossible_prompts
 from lmtest.variants.preserve.tables import Preserving
 from lmtest.variants.registry import Exchange, Longer, Taught
 from lmtest.variants.rows import DIFFERENCE, DIFFERENCE_FLOAT64, DOCUMENTS, added_rows, exchange_rows, function_rows
 from lmtest.variants.taught import Teaching
 
+OUTSIDE = 64
+"""Impossible prompts of a function certificate, where no evaluator has any."""
 PROBE_DRAWS = 200
 """Fresh strings of a certificate along the way, where the language cannot be summed exactly."""
 
@@ -211,9 +213,8 @@ class Workshop:
     ) -> dict[str, pd.DataFrame]:
         """The tables of a variant that computes the same function, with the certificate that it does, in both precisions."""
         language = self.languages[labels["language"]]
-        prompts = [
-            row for e in self.evaluators[labels["language"]] if isinstance(e, RuleExtrapolation) for row in e.outside
-        ]
+        rules = [e for e in self.evaluators[labels["language"]] if isinstance(e, RuleExtrapolation)]
+        prompts = [row for e in rules for row in e.outside] or impossible_prompts(language, OUTSIDE)
         model, rows, draws = derivation.apply(parent), [], self.study.saturation.draws
         exact = double(parent)
         for measure, before, after in (

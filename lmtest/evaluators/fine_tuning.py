@@ -2,7 +2,7 @@
 
 Reizinger et al., ICML 2024 (arXiv 2405.01964), case study 3; Liu et al., ICML 2023 (arXiv 2210.14199). Models of one function
 may learn a task at different speed, which is a matter of the learning rate too. So every rate of a grid has results of its
-own; beside them stand those of the rate with the lowest validation loss at the last step, by the same rule for every model,
+own; beside them stand those of the rate with the lowest validation loss at the last step, by the same rule for every seed,
 and whether it was the first or last of the grid. Strings, their order and the strings to validate on are the same for all models
 of a seed, so that their differences are paired. Speed is the first of the evaluated steps at which a threshold is met; its
 resolution is that of those steps, nothing is interpolated.
@@ -251,6 +251,8 @@ class FineTuning:
         c, task, steps = self.config, assignment.task, assignment.steps
         whole = course.everything if n == "all" else None
         examples = course.examples.first(c.strings if n == "all" else n)
+        if whole is None and (shown := examples.inputs.shape[1]) <= c.batch:  # every step would show the same
+            whole = examples.batch(torch.arange(shown, device=model.device).expand(len(model.seeds), shown))
         order = torch.from_numpy(self._order(task, steps, model.seeds, examples.inputs.shape[1])).to(model.device)
 
         def lesson(step: int) -> Batch:

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from lmtest.evaluators.answers import Interval
 from lmtest.evaluators.downstream import Scores, Task
 
@@ -54,17 +52,19 @@ class Lane:
     curves: Mapping[float, Curve]
     threshold: float
 
-    @property
-    def chosen(self) -> float:
-        """The rate with the lowest mean validation loss of all seeds at the last step; one that diverged has none."""
-        last = {rate: float(np.mean(curve[max(curve)].validation)) for rate, curve in self.curves.items()}
+    def chosen(self, i: int) -> float:
+        """The rate with the lowest validation loss of seed number i at the last step; one that diverged has none.
+
+        Each seed chooses for itself: the choice cannot depend on which seeds share a stack.
+        """
+        last = {rate: curve[max(curve)].validation[i] for rate, curve in self.curves.items()}
         return min(last, key=lambda rate: math.inf if math.isnan(last[rate]) else last[rate])
 
     def rows(self, seeds: Sequence[int]) -> list[dict[str, Any]]:
-        """Measurements at the chosen rate, under the lane's name, and at each rate, under NAME@RATE."""
-        chosen, edge = self.chosen, {min(self.curves), max(self.curves)}
-        rows = []
+        """Measurements at each seed's chosen rate, under the lane's name, and at each rate, under NAME@RATE."""
+        edge, rows = {min(self.curves), max(self.curves)}, []
         for i, s in enumerate(seeds):
+            chosen = self.chosen(i)
             rows += self._measures(i, s, chosen, self.name)
             curve = self.curves[chosen]
             for step in sorted(curve)[:-1]:
@@ -103,7 +103,7 @@ class Lane:
         for step in sorted(curve):
             outcome = curve[step]
             if self.task.classes is None:
-                met = outcome.scores.loss[i][0] <= self.threshold
+                met = outcome.scores.loss[i][2] <= self.threshold  # certified: by the upper end
             else:
                 met = outcome.accuracy[i] >= self.threshold
             if met:

@@ -76,8 +76,11 @@ def trained_names(names: Sequence[str], protocol: Protocol) -> list[str]:
     if protocol == "full":
         return [*names]
     of = {name: int(match[1]) if (match := re.match(r"(?:layers|blocks)\.(\d+)\.", name)) else -1 for name in names}
-    last = max(of.values())
-    return [name for name, layer in of.items() if layer in (last, -1) and name not in ("embedding", "positions")]
+    # A layer of which only norms are trained is none: in post-norm the last norm moves behind layers of zeros.
+    last = max((layer for name, layer in of.items() if "norm" not in name), default=-1)
+    return [
+        name for name, layer in of.items() if (layer >= last or layer == -1) and name not in ("embedding", "positions")
+    ]
 
 
 def tune(

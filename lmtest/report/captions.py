@@ -41,11 +41,12 @@ CAPTIONS = {
     "the Bayes predictor before → after; prompts of one number of examples at the start of a document, of several, and anywhere.",
     "spread": "Does the failure spread? Accuracy on every prompt shape, means over seeds, first before teaching; framed are the "
     "shapes that were shown.",
-    "fine_tuning_curves": "The loss of each task along full fine-tuning, at the learning rate chosen for each model: the mean over "
-    "seeds, and the range of seeds as a band. The baseline is thick, controls are dashed.",
+    "fine_tuning_curves": "The loss of each task along full fine-tuning, at the learning rate chosen for each seed: the mean over "
+    "seeds, and the range of seeds as a band around the baseline, which is thick; controls are dashed. Both axes logarithmic.",
     "fine_tuning_gap": "Steps to the threshold over those of the baseline, paired by seed (geometric mean): bold with its 95 % "
-    "interval each model at the rate chosen for it, lighter both at one rate of the grid. Left of 1: faster than the baseline. "
-    "Controls, below the rule, are the small model again, or of its size.",
+    "interval each seed at the rate chosen for it, lighter both at one rate of the grid (where half of the pairs "
+    "reached it). Left of 1: faster than the baseline. Hollow: some pairs never reached it, and the rest speak. Controls, below "
+    "the rule, are the small model again, or of its size.",
     "fine_tuning_examples": "The loss after full fine-tuning against the number of strings to learn from, means over seeds at the "
     "chosen rates, both axes logarithmic. The baseline is thick, controls are dashed.",
     "transfer_predictors": "Does flatness before fine-tuning tell its speed? Steps to the threshold at the chosen rate against two "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -52,7 +52,7 @@ def fine_tuning_curves(run: RunTables) -> Figure | None:
         for key, table in found.items():
             colour = hues(run)[key]
             ax.plot(table.index, table.mean(axis=1), **line(run, key))
-            if table.shape[1] > 1:
+            if table.shape[1] > 1 and baseline(run, key) is None:  # fifteen bands would hide each other
                 ax.fill_between(table.index, table.min(axis=1), table.max(axis=1), color=colour, alpha=0.07, lw=0)
         _loss_axis(ax, found.values())
         places = [0, *_thinned(steps)]
@@ -83,8 +83,9 @@ def fine_tuning_gap(run: RunTables) -> Figure | None:
     grid = rates(run.measurements)
     for number, (ax, (lane, rows)) in enumerate(zip(axes, found.items(), strict=True)):
         # Ratios alone, and what shows of the intervals: one of two pairs may span the sky.
-        points = [row[0] for by_rate in rows.values() for row in by_rate.values() if row]
-        shown = [end for by_rate in rows.values() if (row := by_rate[None]) for end in row if 1 / WIDEST < end < WIDEST]
+        points = [row.effect for by_rate in rows.values() for row in by_rate.values() if row]
+        ends = [end for by_rate in rows.values() if (row := by_rate[None]) for end in (row.lower, row.upper)]
+        shown = [end for end in ends if 1 / WIDEST < end < WIDEST]
         ax.set_xscale("log")
         ax.set_xlim(min([*points, *shown, 0.8]) / 1.15, max([*points, *shown, 1.25]) * 1.15)
         ax.axvline(1, color=INK, lw=0.9, zorder=1)
@@ -176,35 +177,48 @@ def _curves(run: RunTables, lane: Lane) -> dict[Key, pd.DataFrame]:
     return found
 
 
-def _ratios(
-    run: RunTables, keys: Sequence[Key], lane: Lane
-) -> dict[Key, dict[float | None, tuple[float, float, float] | None]]:
-    """By (model, variant) and rate (None: the chosen one) the ratio of steps with its interval; None where no pair reached."""
-    found: dict[Key, dict[float | None, tuple[float, float, float] | None]] = {}
+class Ratio(NamedTuple):
+    """A ratio of steps with its 95 % interval; `whole`: every pair reached the threshold."""
+
+    effect: float
+    lower: float
+    upper: float
+    whole: bool
+
+
+def _ratios(run: RunTables, keys: Sequence[Key], lane: Lane) -> dict[Key, dict[float | None, Ratio | None]]:
+    """By (model, variant) and rate (None: the chosen one) the ratio of steps; None where too few pairs reached the threshold."""
+    found: dict[Key, dict[float | None, Ratio | None]] = {}
     for key in keys:
         before = baseline(run, key)
         assert before is not None
         found[key] = {}
         for rate in (*rates(run.measurements), None):
-            logs = paired(run, key, before, STEPS, lane.at(rate)).dropna().to_numpy(float)
-            estimate = statistics.mean(logs) if len(logs) else None
-            ends = None if estimate is None else (estimate.effect, estimate.lower, estimate.upper)
-            found[key][rate] = None if ends is None else (math.exp(ends[0]), math.exp(ends[1]), math.exp(ends[2]))
+            pairs = paired(run, key, before, STEPS, lane.at(rate)).to_numpy(float)
+            logs = pairs[np.isfinite(pairs)]
+            found[key][rate] = None
+            if len(logs) and (rate is None or 2 * len(logs) >= len(pairs)):
+                estimate = statistics.mean(logs)
+                effect, lower, upper = (math.exp(end) for end in (estimate.effect, estimate.lower, estimate.upper))
+                found[key][rate] = Ratio(effect, lower, upper, len(logs) == len(pairs))
     return found
 
 
-def _forest_row(ax: Axes, y: int, by_rate: dict[float | None, Any], grid: Sequence[float], colour: str) -> None:
+def _forest_row(
+    ax: Axes, y: int, by_rate: dict[float | None, Ratio | None], grid: Sequence[float], colour: str
+) -> None:
     """The chosen rate bold with its interval, below it the rates of the grid lighter, the lowest on top."""
     for i, rate in enumerate(grid):
         if (row := by_rate[rate]) is not None:
-            ax.plot([row[0]], [y + _offset(i, len(grid))], _mark(i), ms=4, color=colour, alpha=0.4, mew=0, zorder=3)
+            ax.plot([row.effect], [y + _offset(i, len(grid))], _mark(i), ms=4, color=colour, alpha=0.4, mew=0, zorder=3)
     if (row := by_rate[None]) is None:
         ax.text(0.03, y - LIFT, "threshold not reached", transform=ax.get_yaxis_transform(), ha="left", va="center", fontsize=7.5,
                 color=SOFT)  # fmt: skip
         return
-    if math.isfinite(row[1]):
-        ax.plot(row[1:], [y - LIFT, y - LIFT], color=colour, lw=2, zorder=4, solid_capstyle="butt")
-    ax.plot([row[0]], [y - LIFT], "o", ms=7, color=colour, mec=BLANK, mew=0.8, zorder=5)
+    if math.isfinite(row.lower):
+        ax.plot([row.lower, row.upper], [y - LIFT, y - LIFT], color=colour, lw=2, zorder=4, solid_capstyle="butt")
+    inner, edge = (colour, BLANK) if row.whole else (BLANK, colour)
+    ax.plot([row.effect], [y - LIFT], "o", ms=7, zorder=5, mfc=inner, mec=edge, mew=0.8 if row.whole else 1.5)
 
 
 def _rate_legend(figure: Figure, grid: Sequence[float]) -> None:

@@ -26,7 +26,7 @@ TITLES = {
 CONTROLS = {
     "copies": "Plain duplication and equal splitting: the copies stay equal for ever, so this is the small model with other "
     "learning rates for groups of its parameters. What it gains, size alone does not explain.",
-    "zero": "All-zero identity blocks: no gradient ever reaches them, so this is the small model; its ratio is 1.",
+    "zero": "All-zero identity blocks: no matrix gets a gradient, biases are held: this is the small model; its ratio is 1.",
     "rescale": "Rescaling changes nothing in size: what it gains or loses is a matter of the learning rate.",
     "permute": "Permutations change the order of neurons or heads alone; the ratio is 1, up to rounding.",
 }

@@ -143,6 +143,8 @@ def _sign(rows: pd.DataFrame, predictor: str) -> str:
     grid = _grid(rows, predictor)
     if grid.empty:
         return "at single rates nothing is known"
+    if len(grid) == 1:
+        return "it was measured at one rate alone"
     if not flips(rows, predictor):
         return "its sign is the same at every rate"
     high, low = (records(grid.loc[[place]])[0] for place in (grid["rho"].idxmax(), grid["rho"].idxmin()))

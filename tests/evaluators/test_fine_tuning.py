@@ -27,6 +27,7 @@ from lmtest.seeds import generator
 from lmtest.training.batches import Batch
 from lmtest.validation import validate
 from lmtest.variants.preserve.deepen import deepen
+from lmtest.variants.preserve.neurons import permute_neurons
 from lmtest.variants.preserve.pad import pad
 from lmtest.variants.preserve.widen import widen
 
@@ -217,19 +218,32 @@ def test_a_padded_model_has_the_probe_of_the_model_and_a_widened_one_its_own() -
     assert abs(wide[0, "on.probe.all", "excess"] - found[0, "on.probe.all", "excess"]) > 1e-2
 
 
-@pytest.mark.parametrize(
-    ("norm", "protocols"),
-    [("pre", ["full", "last_layer", "probe"]), ("post", ["full", "probe"])],  # in post-norm the last norm moves on
-)
-def test_a_layer_of_zeros_learns_as_the_small_model(norm: str, protocols: list[str]) -> None:
+@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("again", [False, True])
+def test_a_layer_of_zeros_learns_as_the_small_model_by_every_protocol(norm: str, again: bool) -> None:
     model = small(layers=2, norm=norm, layer_norm_eps=0.0 if norm == "post" else 1e-5)
     model.parameters = {name: value.detach().double().requires_grad_() for name, value in model.parameters.items()}
     at_zero, at_random = deepen(model, 1, "zero"), deepen(model, 1)
-    found = evaluator(protocols=protocols, learning_rates=[0.05])
+    if again:
+        at_zero = permute_neurons(deepen(at_zero, 1, "zero"))
+    found = evaluator(protocols=["full", "last_layer", "probe"], learning_rates=[0.05])
     before, after, other = (values(found, each) for each in (model, at_zero, at_random))
     assert after == pytest.approx(before, rel=1e-9, abs=1e-9, nan_ok=True)
     key = (0, "on.full.all", "excess")
     assert abs(other[key] - before[key]) > 1e-4
+
+
+def test_what_a_seed_chooses_does_not_depend_on_its_stack() -> None:
+    found = evaluator(learning_rates=[1e-3, 1e-2, 1e-1], examples=[8], steps=6)
+    together = values(found, small(seeds=(0, 1, 2, 3)))
+    for seed in (0, 1, 2, 3):
+        alone = values(found, small(seeds=(seed,)))
+        assert alone == pytest.approx({key: together[key] for key in alone}, rel=1e-3, abs=1e-5, nan_ok=True)
+
+
+def test_all_examples_at_once_are_one_batch() -> None:
+    once, often = (evaluator(examples=[4], batch=batch, steps=3) for batch in (4, 100))
+    assert values(once, small()) == pytest.approx(values(often, small()), rel=1e-6, nan_ok=True)
 
 
 def test_a_task_may_be_learnt_in_its_own_way() -> None:

@@ -15,10 +15,13 @@ from lmtest.errors import UsageError
 from lmtest.languages.base import Language, Row
 from lmtest.models.contract import LanguageModel
 from lmtest.models.stack import StackedModel
+from lmtest.seeds import generator
 
 CHUNK_TOKENS = 65_536
 EXACT_TOKENS = 1_000_000
 """Of the whole support: beyond, draws stand for it."""
+
+LONGEST_PROMPT = 8
 
 Stacked = TypeVar("Stacked", bound=StackedModel)
 
@@ -53,6 +56,15 @@ def function_certificate(
     return FunctionCertificate(
         _largest(language, before, after, rows), _largest(language, before, after, prompts), exact
     )
+
+
+def impossible_prompts(language: Language, count: int) -> list[Row]:
+    """Up to so many strings of up to 8 symbols that no string of the language begins with, drawn evenly by length and symbol."""
+    rng = generator(0, "impossible prompts")
+    longest = int(min(LONGEST_PROMPT, language.longest))
+    rows = [tuple(rng.integers(len(language.symbols), size=1 + i % longest).tolist()) for i in range(4 * count)]
+    dead = torch.isneginf(torch.as_tensor(language.prefix_log_prob_ids(rows)))
+    return [row for row, is_dead in zip(rows, dead.tolist(), strict=True) if is_dead][:count]
 
 
 def double(model: Stacked) -> Stacked:

@@ -54,7 +54,7 @@ def deepen(model: Transformer, layers: int, reads: Reads = "random") -> Transfor
         moved = {f"layers.{at}.norm2.{part}" for at in (last, config.layers - 1) for part in ("weight", "bias")}
         new = {name for name in deep if name not in small}
         # In post-norm the last layer norm has changed places with an identity.
-        made.held = frozenset(new ^ moved if config.norm == "post" else new)
+        made.held |= new ^ moved if config.norm == "post" else new
     return made
 
 

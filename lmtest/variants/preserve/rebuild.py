@@ -22,7 +22,7 @@ def parameters_of(model: Transformer) -> Parameters:
 
 
 def rebuilt(model: Transformer, config: TransformerConfig, parameters: Parameters) -> Transformer:
-    """A model of another configuration with these parameters; vocabulary, seeds, device and precision are `model`'s."""
+    """A model of another configuration with these parameters; vocabulary, seeds, device, precision and `held` are `model`'s."""
     made = config.build(model.vocabulary, model.seeds, str(model.device))
     dtype = model.parameters["embedding"].dtype
     expected = {name: value.shape for name, value in made.parameters.items()}
@@ -31,6 +31,7 @@ def rebuilt(model: Transformer, config: TransformerConfig, parameters: Parameter
     made.parameters = {
         name: parameters[name].to(dtype, copy=True).contiguous().requires_grad_() for name in made.parameters
     }
+    made.held = model.held & made.parameters.keys()
     return made
 
 
