@@ -231,6 +231,11 @@ def _check_derivation(study: Study, name: str, derivation: Derivation) -> None:
         raise UsageError(f"derived: the name {name!r} is taken; rename it")
     if derivation.of is None and len(study.variants) > 1:
         raise UsageError(f"derived.{name}: expected of = …, one of the variants {', '.join(study.variants)}")
+    if derivation.of in study.derived:
+        raise UsageError(
+            f"derived.{name}: {derivation.of!r} is derived itself, and what is derived again is not made; expected of = one of "
+            f"the variants {', '.join(study.variants)}"
+        )
     if derivation.of is not None and derivation.of not in study.variants:
         raise UsageError(f"derived.{name}: unknown variant {derivation.of!r}; {nearest(derivation.of, study.variants)}")
     if isinstance(derivation, Preserving):

@@ -46,6 +46,8 @@ def test_what_is_derived_follows_the_models_of_its_parent() -> None:
     study, _ = load_study(STUDY, [more])
     assert "echo" in study.variants_of("wide_from_scratch")
     assert "echo" not in study.variants_of("transformer")
+    with pytest.raises(UsageError, match="'padded' is derived itself"):
+        load_study(STUDY, ['derived.echo={kind="permute_neurons",of="padded"}'])
     with pytest.raises(UsageError, match=r"variants\.memorised: unknown model 'wide'"):
         load_study(STUDY, ['variants.memorised.models=["wide"]'])
 

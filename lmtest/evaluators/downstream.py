@@ -210,9 +210,11 @@ class Parse(Task):
                 "labels are its nonterminals; choose another language or a continuation"
             )
         shortest = 0 if task.span is None else task.span[1]
-        parts = split(
-            language, sizes.strings, sizes.held_out, stream_seed(sizes.seed, "downstream", task.name), shortest
-        )
+        stream = stream_seed(sizes.seed, "downstream", task.name)
+        try:
+            parts = split(language, sizes.strings, sizes.held_out, stream, shortest)
+        except UsageError as error:
+            raise UsageError(f"task {task.name!r}: {error}") from None
         found = parse_labels(language, task, [*parts.train, *parts.validation, *parts.test])
         train, validation, test = found.labels.split([sizes.strings, sizes.held_out, sizes.held_out])
         self.name, self.sizes, self.classes, self.vocabulary = task.name, sizes, found.classes, language.vocabulary
