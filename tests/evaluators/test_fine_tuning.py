@@ -353,6 +353,16 @@ def test_the_rate_with_the_lowest_validation_loss_is_chosen(losses: list[float],
     assert [found[f"on.full.8@{rate:g}", "excess"]["value"] for rate in (0.01, 0.02, 0.03)] == [0.01, 0.02, 0.03]
 
 
+def test_each_seed_chooses_its_own_rate() -> None:
+    nothing = [(0.0, 0.0, 0.0)] * 2
+    curves: dict[float, Curve] = {
+        rate: {0: Outcome(Scores([(1.0, 1.0, 1.0)] * 2, nothing, 3, 3), validation, [math.nan] * 2, nothing)}
+        for rate, validation in ((0.1, [1.0, 3.0]), (0.2, [2.0, 1.0]))
+    }
+    rows = Lane("fine_tuning", "on.full.8", evaluator().assignments[0].task, curves, 0.1).rows([7, 8])
+    assert {row["seed"]: row["value"] for row in rows if row["measure"] == "chosen_rate"} == {7: 0.1, 8: 0.2}
+
+
 def test_parse_labels_are_learnt_at_a_validation_accuracy() -> None:
     task = evaluator(LAYERED, tasks=[SPANS], examples=[30]).assignments[0].task
     curves = {0.1: curve([0.0], accuracy=0.5) | {10: curve([0.0], accuracy=0.95)[0]}}
