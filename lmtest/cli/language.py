@@ -1,0 +1,107 @@
+"""Verbs about a language: what there is, what it is, what it says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lmtest.cli.app import Json, app, output, print_json, print_table
+
+if TYPE_CHECKING:
+    from lmtest.languages import Language
+
+LanguageArgument = Annotated[
+    str, typer.Argument(help="A shipped language (see `lmtest languages`) or a language file.")
+]
+
+
+@app.command()
+def languages(as_json: Json = False) -> None:
+    """List the shipped languages."""
+    from lmtest.languages import shipped_languages
+
+    rows: list[dict[str, Any]] = []
+    for name in shipped_languages():
+        language = load(name)
+        entropy = language.exact_entropy()
+        rows.append(
+            {
+                "name": name,
+                "title": language.title,
+                "symbols": " ".join(language.symbols),
+                "mean_length": language.mean_length(),
+                "entropy": entropy,
+                "rules": list(language.rules),
+            }
+        )
+    if as_json:
+        print_json(rows)
+        return
+    print_table(
+        ["name", "title", "symbols", "mean length", "entropy (nats)", "rules"],
+        [
+            [
+                r["name"],
+                r["title"],
+                _shorten(r["symbols"]),
+                f"{r['mean_length']:.4g}",
+                "sampled" if r["entropy"] is None else f"{r['entropy']:.4f}",
+                " ".join(r["rules"]),
+            ]
+            for r in rows
+        ],
+    )
+
+
+@app.command()
+def describe(
+    language: LanguageArgument,
+    length: Annotated[int, typer.Option(help="Length of the prompts to split into ID and OOD.")] = 8,
+    draws: Annotated[int, typer.Option(help="Strings drawn where the entropy has no closed form.")] = 10_000,
+    as_json: Json = False,
+) -> None:
+    """Describe a language: symbols, law, floor of the loss, rules, prompts in and out of distribution."""
+    from lmtest.describe import describe as facts_of
+
+    facts = facts_of(load(language), length, draws)
+    if as_json:
+        print_json(facts)
+        return
+    for key, value in facts.items():
+        text = ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        output.print(f"[bold]{key.replace('_', ' ')}[/bold]  ", end="")
+        output.print(str(text), markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def sample(
+    language: LanguageArgument,
+    number: Annotated[int, typer.Option("--number", "-n", help="How many strings.")] = 10,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same strings.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Draw strings from a language's exact law, each with its log-probability (nats)."""
+    loaded = load(language)
+    strings = loaded.sample(number, seed)
+    log_probs = loaded.log_prob(strings).tolist() if strings else []
+    texts = [loaded.vocabulary.text(string) for string in strings]
+    if as_json:
+        print_json([{"string": t, "log_prob": p} for t, p in zip(texts, log_probs, strict=True)])
+    else:
+        for text, log_prob in zip(texts, log_probs, strict=True):
+            typer.echo(f"{log_prob:10.4f}  {text}")
+
+
+def load(language: str) -> Language:
+    """A shipped name or a path → the language."""
+    import torch
+
+    from lmtest.languages import load_language
+
+    torch.set_num_threads(1)  # charts are many small operations: a second thread only waits
+    return load_language(language)
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= 40 else text[:39] + "…"
