@@ -13,7 +13,7 @@ from lmtest.study import load_study
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "lmtest"
 FLOORS = ["languages", "models", "training", "variants", "saturation", "evaluators", "claims", "report"]
-GROUND = {"errors", "seeds", "atomic", "validation"}
+GROUND = {"errors", "seeds", "atomic", "validation", "measurement"}
 """What every floor may use."""
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from lmtest.evaluators.rule_extrapolation import clustered_share
 from lmtest.languages.in_context_prompts import TIE, InContextPrompts
 from lmtest.languages.vocabulary import Vocabulary
+from lmtest.measurement import Interval
 from lmtest.models.contract import LanguageModel
 from lmtest.models.stack import StackedModel
 
@@ -23,9 +24,6 @@ CHUNK = 2**23
 
 TOLD = 1000
 """Prompts of a set that stand one by one in the table of answers: long ones take room."""
-
-Interval = tuple[float, float, float]
-"""A value and the ends of its 95 % interval."""
 
 
 @dataclass(frozen=True, eq=False)

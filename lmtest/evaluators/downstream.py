@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lmtest.errors import UsageError
-from lmtest.evaluators.answers import Interval, share
+from lmtest.evaluators.answers import share
 from lmtest.evaluators.exams import (
     Exam,
     exact_match,
@@ -38,6 +38,7 @@ from lmtest.languages.base import Language, Row
 from lmtest.languages.continuations import check_continuation, split
 from lmtest.languages.parse_labels import ParseTask, parse_labels
 from lmtest.languages.pcfg import Pcfg
+from lmtest.measurement import Interval
 from lmtest.models.stack import StackedModel
 from lmtest.seeds import generator, stream_seed
 from lmtest.training.batches import Batch

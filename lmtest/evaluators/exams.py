@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmtest.evaluators.answers import Interval, mean, share
+from lmtest.evaluators.answers import mean, share
 from lmtest.languages.base import Language, Row, Support
 from lmtest.languages.vocabulary import Vocabulary
+from lmtest.measurement import Interval
 from lmtest.models.stack import StackedModel
 from lmtest.training.batches import Batch, packed_batch, tree_batch, whole
 from lmtest.training.draws import Draws

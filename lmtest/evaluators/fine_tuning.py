@@ -24,14 +24,14 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from lmtest.errors import UsageError
-from lmtest.evaluators.answers import Interval
 from lmtest.evaluators.contract import Evaluated
 from lmtest.evaluators.downstream import Count, Examples, Protocol, Sizes, Task, TaskTable
 from lmtest.evaluators.evaluator import Size
 from lmtest.evaluators.exams import Exam, label_scores, language_exam, row_excess, summed
-from lmtest.evaluators.learning_curves import TYPES, Curve, Lane, Outcome, measures
+from lmtest.evaluators.learning_curves import Curve, Lane, Outcome, measures
 from lmtest.evaluators.tuning import Learner, learner, read_batch, read_examples, tune
 from lmtest.languages.base import Language
+from lmtest.measurement import TYPES, Interval
 from lmtest.models.contract import LanguageModel
 from lmtest.models.stack import StackedModel
 from lmtest.models.transformer import Transformer

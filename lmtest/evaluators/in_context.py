@@ -22,7 +22,7 @@ from pydantic import Field
 from scipy.special import entr
 
 from lmtest.errors import UsageError
-from lmtest.evaluators.answers import Answers, Interval, last_laws, mean, share
+from lmtest.evaluators.answers import Answers, last_laws, mean, share
 from lmtest.evaluators.calibration import calibration_error
 from lmtest.evaluators.contract import Evaluated
 from lmtest.evaluators.evaluator import Size, regularly
@@ -39,6 +39,7 @@ from lmtest.languages.in_context_prompts import (
     order_sets,
     prompt_length,
 )
+from lmtest.measurement import Interval, measurement
 from lmtest.models.contract import LanguageModel
 from lmtest.seeds import generator
 from lmtest.validation import Table
@@ -288,16 +289,4 @@ def _bayes(prompts: InContextPrompts, seed: int) -> list[dict[str, Any]]:
 def _row(
     seed: int, measure: str, prompt_set: str, decoding: str, interval: Interval, count: int, chance: float
 ) -> dict[str, Any]:
-    value, lower, upper = interval
-    return {
-        "seed": seed,
-        "evaluator": NAME,
-        "measure": measure,
-        "prompt_set": prompt_set,
-        "decoding": decoding,
-        "value": value,
-        "lower": lower,
-        "upper": upper,
-        "count": int(count),
-        "chance": chance,
-    }
+    return measurement(seed, NAME, measure, prompt_set, interval, count, decoding=decoding, chance=chance)

@@ -7,21 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from lmtest.evaluators.answers import Interval
 from lmtest.evaluators.downstream import Scores, Task
+from lmtest.measurement import Interval, measurement
 
-TYPES = {
-    "seed": "int64",
-    "evaluator": "str",
-    "measure": "str",
-    "prompt_set": "str",
-    "decoding": "str",
-    "value": "float64",
-    "lower": "float64",
-    "upper": "float64",
-    "count": "int64",
-    "chance": "float64",
-}
 NONE: Interval = (math.nan, math.nan, math.nan)
 
 
@@ -138,19 +126,8 @@ class Lane:
 
     def _row(self, seed: int, measure: str, prompt_set: str, interval: Interval, count: int) -> dict[str, Any]:
         accuracy = self.task.classes is not None and measure.split("_at_")[0] == self.task.right
-        value, lower, upper = interval
-        return {
-            "seed": seed,
-            "evaluator": self.evaluator,
-            "measure": measure,
-            "prompt_set": prompt_set,
-            "decoding": "exact",
-            "value": value,
-            "lower": lower,
-            "upper": upper,
-            "count": count,
-            "chance": self.task.majority_rate if accuracy else math.nan,
-        }
+        chance = self.task.majority_rate if accuracy else math.nan
+        return measurement(seed, self.evaluator, measure, prompt_set, interval, count, chance=chance)
 
 
 def measures(task: Task, steps: Sequence[int], rates: Sequence[float]) -> dict[str, set[str]]:

@@ -25,6 +25,7 @@ from lmtest.evaluators.contract import Evaluated
 from lmtest.evaluators.evaluator import Size, regularly
 from lmtest.languages.base import Language, Row
 from lmtest.languages.prompts import PromptSet, empty_prompt, prompts_of_length, published_prompts, split_heldout
+from lmtest.measurement import measurement
 from lmtest.models.contract import LanguageModel
 from lmtest.models.decoding import Completions, Decoding, decode
 from lmtest.validation import Table
@@ -218,21 +219,11 @@ class RuleExtrapolation:
                 base = measure.removesuffix("_finished")
                 counted = defined & finished if base != measure else defined
                 outcome = np.concatenate([part.judged[base][i] for part in parts])[counted]
-                value, lower, upper = clustered_share(outcome, prompts[counted], shares[counted])
-                level = chance[base]
+                interval = clustered_share(outcome, prompts[counted], shares[counted])
+                level = chance[base] if base == measure else chance[base] / chance["finish_rate"]
+                count = int(counted.sum())
                 rows.append(
-                    {
-                        "seed": seed,
-                        "evaluator": NAME,
-                        "measure": measure,
-                        "prompt_set": prompt_set,
-                        "decoding": decoding,
-                        "value": value,
-                        "lower": lower,
-                        "upper": upper,
-                        "count": int(counted.sum()),
-                        "chance": level if base == measure else level / chance["finish_rate"],
-                    }
+                    measurement(seed, NAME, measure, prompt_set, interval, count, decoding=decoding, chance=level)
                 )
         return rows
 

@@ -24,6 +24,7 @@ from lmtest.evaluators.evaluator import Size
 from lmtest.languages.base import Language
 from lmtest.languages.rules import Rule
 from lmtest.languages.vocabulary import Vocabulary
+from lmtest.measurement import measurement
 from lmtest.models.contract import LanguageModel
 from lmtest.models.stack import StackedModel
 from lmtest.validation import Table
@@ -124,20 +125,8 @@ class StringMass:
         for seed, mass in zip(seeds, masses, strict=True):
             for measure, members in self._members.items():
                 value = float(mass[members].sum())
-                rows.append(
-                    {
-                        "seed": seed,
-                        "evaluator": NAME,
-                        "measure": measure,
-                        "prompt_set": "strings",
-                        "decoding": "exact",
-                        "value": value,
-                        "lower": value,
-                        "upper": value,
-                        "count": int(sizes[:, members].sum()),
-                        "chance": float(uniform[members].sum()),
-                    }
-                )
+                count, chance = int(sizes[:, members].sum()), float(uniform[members].sum())
+                rows.append(measurement(seed, NAME, measure, "strings", (value, value, value), count, chance=chance))
         return rows
 
     @property

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lmtest.languages.base import Language
+from lmtest.measurement import measurement
 from lmtest.variants.derivation import Derivation
 from lmtest.variants.exchange import Cost
 from lmtest.variants.preserve.certificate import FunctionCertificate
@@ -21,6 +22,7 @@ ADDED = "kl_added"
 """What the loss rises by, nats per string."""
 DOCUMENTS = "documents"
 """Where that is summed for models that were trained on: the certificate's own strings."""
+NO_ENDS = (math.nan, math.nan)
 DIFFERENCE, DIFFERENCE_FLOAT64 = "function_difference", "function_difference_float64"
 
 
@@ -49,7 +51,7 @@ def exchange_rows(cost: Cost, contexts: str, seeds: Sequence[int], count: int) -
             "ties": cost.ties[i],
             "no_second": cost.no_second[i],
         }
-        rows += [_row(seed, measure, contexts, float(v), math.nan, math.nan, count) for measure, v in facts.items()]
+        rows += [measurement(seed, NAME, name, contexts, (float(v), *NO_ENDS), count) for name, v in facts.items()]
     return rows
 
 
@@ -57,8 +59,8 @@ def added_rows(
     value: np.ndarray, lower: np.ndarray, upper: np.ndarray, where: str, seeds: Sequence[int], count: int
 ) -> list[dict[str, Any]]:
     """What is added to the loss, by seed, with its 95 % interval."""
-    numbers = zip(seeds, value.tolist(), lower.tolist(), upper.tolist(), strict=True)
-    return [_row(seed, ADDED, where, v, low, high, count) for seed, v, low, high in numbers]
+    intervals = zip(value.tolist(), lower.tolist(), upper.tolist(), strict=True)
+    return [measurement(seed, NAME, ADDED, where, found, count) for seed, found in zip(seeds, intervals, strict=True)]
 
 
 def function_rows(measure: str, certificate: FunctionCertificate, seeds: Sequence[int]) -> list[dict[str, Any]]:
@@ -66,23 +68,6 @@ def function_rows(measure: str, certificate: FunctionCertificate, seeds: Sequenc
     found = []
     for prompt_set, values in (("id", certificate.ids), ("ood", certificate.ood)):
         for seed, value in zip(seeds, values.tolist(), strict=True):
-            row = _row(seed, measure, prompt_set, value, math.nan, math.nan, 0 if math.isnan(value) else 1)
-            found.append(row | {"evaluator": FUNCTION})
+            count = 0 if math.isnan(value) else 1
+            found.append(measurement(seed, FUNCTION, measure, prompt_set, (value, *NO_ENDS), count))
     return found
-
-
-def _row(
-    seed: int, measure: str, prompt_set: str, value: float, lower: float, upper: float, count: int
-) -> dict[str, Any]:
-    return {
-        "seed": seed,
-        "evaluator": NAME,
-        "measure": measure,
-        "prompt_set": prompt_set,
-        "decoding": "exact",
-        "value": value,
-        "lower": lower,
-        "upper": upper,
-        "count": count,
-        "chance": math.nan,
-    }

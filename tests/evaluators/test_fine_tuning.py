@@ -14,10 +14,11 @@ from lmtest.errors import UsageError
 from lmtest.evaluators import fine_tuning as module
 from lmtest.evaluators.downstream import Scores
 from lmtest.evaluators.fine_tuning import FineTuning, FineTuningConfig
-from lmtest.evaluators.learning_curves import TYPES, Curve, Lane, Outcome
+from lmtest.evaluators.learning_curves import Curve, Lane, Outcome
 from lmtest.evaluators.registry import EvaluatorsConfig
 from lmtest.evaluators.tuning import Learner, tune
 from lmtest.languages import Language, load_language
+from lmtest.measurement import TYPES
 from lmtest.models.lstm import LstmConfig
 from lmtest.models.reference import reference_models
 from lmtest.models.stack import Dropout, Shape, StackedModel, Tree
