@@ -95,7 +95,10 @@ def added_kl(
 
 
 def string_kl(language: Language, model: LanguageModel, rows: Sequence[tuple[int, ...]]) -> Tensor:
-    """Rows of token ids → [S, N] float64: Σ over a string's positions of KL(next-symbol law ‖ model's), in nats."""
+    """Rows of token ids → [S, N] float64: Σ over a string's positions of KL(next-symbol law ‖ model's), in nats.
+
+    A model may have one outcome more than the language, for what it gives to no symbol: that counts as loss.
+    """
     distinct = sorted(dict.fromkeys(rows), key=len)  # strings of one length share a chunk
     parts = []
     longest = max(map(len, distinct)) + 1
@@ -104,7 +107,7 @@ def string_kl(language: Language, model: LanguageModel, rows: Sequence[tuple[int
         tokens, lengths = language.vocabulary.pack(distinct[i : i + step])
         truth = language.next_log_probs(tokens)  # [1, N, T, V]
         # Normalised once more in float64: whatever the model's precision, a KL cannot be negative.
-        guess = model.next_log_probs(tokens).double().log_softmax(-1)
+        guess = model.next_log_probs(tokens).double().log_softmax(-1)[..., : truth.shape[-1]]
         terms = torch.where(truth > -math.inf, truth.exp() * (truth - guess), 0.0).sum(-1).clamp_min(0.0)
         counted = torch.arange(tokens.shape[1]) <= lengths[:, None]
         parts.append(torch.where(counted, terms, 0.0).sum(-1))
