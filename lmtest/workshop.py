@@ -154,7 +154,7 @@ class Workshop:
             self._curriculum(cell, model, parent),
             config,
             cell.checkpoint(self.directory),
-            self._identity(cell),
+            self.identity(cell),
             probe=probe,
             probe_at=set().union(*steps_of.values()),
             stop=None if config.stop_below is None else stop,
@@ -182,7 +182,7 @@ class Workshop:
         """The trained models that a derived cell is made from."""
         parent = replace(cell, variant=self.study.parent(cell.variant))
         model = self.build(parent)
-        _, parameters, _ = load(parent.checkpoint(self.directory), self._identity(parent))
+        _, parameters, _ = load(parent.checkpoint(self.directory), self.identity(parent))
         model.load_state(parameters)
         return model
 
@@ -298,7 +298,7 @@ class Workshop:
     def _label(self, table: pd.DataFrame, labels: dict[str, str]) -> pd.DataFrame:
         return table.assign(study=self.name, **labels)
 
-    def _identity(self, cell: Cell) -> dict[str, Any]:
+    def identity(self, cell: Cell) -> dict[str, Any]:
         """Whose checkpoint it is: a change in any of these makes it another model's."""
         return {
             "language": cell.language,
