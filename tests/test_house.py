@@ -12,7 +12,18 @@ from lmtest.study import load_study
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "lmtest"
-FLOORS = ["languages", "models", "training", "variants", "saturation", "evaluators", "claims", "report"]
+FLOORS = [
+    "languages",
+    "models",
+    "adapters",
+    "training",
+    "variants",
+    "saturation",
+    "evaluators",
+    "export",
+    "claims",
+    "report",
+]
 GROUND = {"errors", "seeds", "atomic", "validation", "measurement"}
 """What every floor may use."""
 

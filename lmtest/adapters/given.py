@@ -1,0 +1,65 @@
+"""A model that somebody gives: what it is called, what it can read, and a guard that keeps it to the contract."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lmtest.errors import LmtestError, UsageError
+from lmtest.languages.vocabulary import Vocabulary
+from lmtest.models.contract import LanguageModel
+
+
+def _any_length(longest: float) -> None:
+    """Reads strings of any length."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """A model with the name that it has in tables; `check` raises UsageError where strings of so many symbols do not fit it."""
+
+    name: str
+    model: LanguageModel
+    check: Callable[[float], None] = _any_length
+    note: str = ""
+    """What the user should know of how it is read."""
+
+
+class Guarded:
+    """A stranger's object held to the contract: laws of the right shape as float64 on the CPU, failures as LmtestError."""
+
+    def __init__(self, model: LanguageModel, vocabulary: Vocabulary, name: str) -> None:
+        self.model, self.vocabulary, self.name = model, vocabulary, name
+
+    def next_log_probs(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens [N, T], BOS first → [S, N, T, V] float64, nats; UsageError where it is anything else."""
+        try:
+            with torch.no_grad():
+                law = self.model.next_log_probs(tokens)
+        except LmtestError:
+            raise
+        except Exception as error:
+            raise LmtestError(
+                f"{self.name} failed on tokens of shape {tuple(tokens.shape)}: {describe_failure(error)}"
+            ) from error
+        expected = (*tokens.shape, self.vocabulary.n_outputs)
+        wanted = (
+            f"expected next_log_probs to give a tensor [seeds, {', '.join(map(str, expected))}] of log-probabilities"
+        )
+        if not isinstance(law, torch.Tensor):
+            raise UsageError(f"{self.name}: {wanted}, found {type(law).__name__}")
+        if not law.is_floating_point() or law.dim() != 4 or tuple(law.shape[1:]) != expected or not len(law):
+            outputs = f"the last axis is {' '.join(self.vocabulary.outputs)}"
+            raise UsageError(f"{self.name}: {wanted} ({outputs}), found {tuple(law.shape)} of {law.dtype}")
+        return law.detach().cpu().double()
+
+
+def describe_failure(error: BaseException) -> str:
+    """What went wrong in a stranger's code, and where: one line instead of a traceback."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}{where}"
