@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny import IN_CONTEXT_TINY, LANGUAGES_TINY, MAIN, ROOT, TINY
+from tiny import FINE_TUNING_TINY, IN_CONTEXT_TINY, LANGUAGES_TINY, MAIN, ROOT, TINY
 
 import lmtest
 from lmtest import cli
@@ -44,7 +44,8 @@ def test_commands_of_the_readme(
         reduced = TINY if "rule_extrapolation.toml" in command else (*TINY[:3], *PAPER_TINY, *TINY[-3:])
         reduced = LANGUAGES_TINY if "languages.toml" in command else reduced
         reduced = IN_CONTEXT_TINY if "in_context.toml" in command else reduced
-        seeds = "0" if reduced is LANGUAGES_TINY else "0-1"
+        reduced = (*FINE_TUNING_TINY, "claims=[]") if "fine_tuning.toml" in command else reduced
+        seeds = "0-1" if reduced[0] in (TINY[0], IN_CONTEXT_TINY[0]) else "0"
         words += [word for key in reduced for word in ("--set", key)] + ["--seeds", seeds, "--jobs", "1"]
         words += ["--out", str(tmp_path / "out")]
     monkeypatch.setattr("sys.argv", words)
