@@ -18,10 +18,11 @@ from lmtest.adapters.hugging_face import HuggingFaceModel, from_folder
 from lmtest.adapters.python_object import FORM, from_factory
 from lmtest.directory import CERTIFICATE_COLUMNS, MEASUREMENT_COLUMNS
 from lmtest.errors import LmtestError, UsageError, nearest
-from lmtest.evaluators.answers import Interval, mean
+from lmtest.evaluators.answers import mean
 from lmtest.evaluators.evaluator import Evaluator
 from lmtest.evaluators.registry import EvaluatorsConfig
 from lmtest.languages.base import Language
+from lmtest.measurement import Interval
 from lmtest.models.stack import StackedModel
 from lmtest.overrides import apply_override
 from lmtest.saturation import CHUNK_TOKENS, Certificate, SaturationConfig, certify

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +192,17 @@ def load_study(
     return study, languages
 
 
-def _check(study: Study, languages: dict[str, Language]) -> None:
+def with_claims(study: Study, languages: Mapping[str, Language], claims: Sequence[dict[str, Any]], where: str) -> Study:
+    """The study with these `[[claims]]` tables instead of its own. UsageError where they do not fit it."""
+    changed = validate(Study, dump(study) | {"claims": list(claims)}, where)
+    try:
+        _check(changed, languages)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
+    return changed
+
+
+def _check(study: Study, languages: Mapping[str, Language]) -> None:
     models, variants = set(study.models), {*study.variants, *study.derived}
     for table, declared in (("variants", study.variants), ("derived", study.derived)):
         for name, variant in declared.items():
