@@ -106,5 +106,7 @@ def test_the_published_sizes_run_reduced(tmp_path: Path) -> None:
     ]
     done = run_study(PAPER, out=tmp_path / "run", overrides=reduced, seeds="0-1", jobs=1)
     accuracy = chosen(done.measurements, evaluator="fine_tuning", measure="accuracy")
-    assert {name.split(".")[0] for name in accuracy["prompt_set"]} == {"A", "A_probe", "A_map", "B", "C"}
+    assert {name.split(".")[0] for name in accuracy["prompt_set"]} == {"A", "A_map", "B", "C"}
     assert accuracy["chance"].between(0, 1).all()
+    rates = {name.split("@")[1] for name in accuracy["prompt_set"] if name.startswith("A.probe.20@")}
+    assert rates == {"0.0003", "0.001", "0.003"}  # a grid of its own

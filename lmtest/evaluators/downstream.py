@@ -258,7 +258,8 @@ class _TaskTable(Table):
     protocols: list[Protocol] | None = Field(None, min_length=1)
     """The evaluator's where not given; so it is with what follows."""
     examples: list[Count] | None = Field(None, min_length=1)
-    learning_rates: list[float] | None = Field(None, min_length=1)
+    learning_rates: list[float] | dict[Protocol, list[float]] | None = Field(None, min_length=1)
+    """Or by protocol: what has fewer parameters may learn best at other rates."""
     steps: int | None = Field(None, ge=1)
 
 

@@ -48,7 +48,7 @@ class Assignment(NamedTuple):
     task: Task
     protocols: list[Protocol]
     examples: list[Count]
-    rates: list[float]
+    rates: dict[Protocol, list[float]]
     steps: int
     at: list[int]
 
@@ -79,7 +79,11 @@ class FineTuningConfig(Table):
 
     @model_validator(mode="after")
     def _fits(self) -> FineTuningConfig:
-        rates = [rate for owner in (self, *self.tasks) for rate in owner.learning_rates or []]
+        for task in self.tasks:
+            grids = task.learning_rates
+            if isinstance(grids, dict) and (none := [p for p in task.protocols or self.protocols if not grids.get(p)]):
+                raise ValueError(f"task {task.name!r}: expected learning_rates for {none[0]}, found none; add some")
+        rates = [*self.learning_rates, *(rate for task in self.tasks for rate in _all_rates(task.learning_rates))]
         if wrong := [rate for rate in rates if not 0 < rate < math.inf]:
             raise ValueError(f"expected learning_rates > 0, found {wrong[0]}; leave it out")
         last = max(self.steps, *(task.steps or 0 for task in self.tasks))
@@ -97,11 +101,13 @@ class FineTuningConfig(Table):
     def assignment(self, table: TaskTable, task: Task) -> Assignment:
         """How one task is learnt: as its own table says, else as this one does."""
         steps = table.steps or self.steps
+        protocols = list(dict.fromkeys(table.protocols or self.protocols))
+        grids = table.learning_rates or self.learning_rates
         return Assignment(
             task,
-            list(dict.fromkeys(table.protocols or self.protocols)),
+            protocols,
             list(dict.fromkeys(table.examples or self.examples)),
-            sorted(set(table.learning_rates or self.learning_rates)),
+            {p: sorted(set(grids[p] if isinstance(grids, dict) else grids)) for p in protocols},
             steps,
             sorted({0, *(step for step in self.evaluate_at if step < steps), steps}),
         )
@@ -113,6 +119,10 @@ class FineTuningConfig(Table):
     def evaluator(self, language: Language) -> FineTuning:
         """Raises UsageError where a task does not fit the language, or has more classes than there are examples."""
         return FineTuning(language, self)
+
+
+def _all_rates(grids: list[float] | dict[Protocol, list[float]] | None) -> list[float]:
+    return [rate for grid in grids.values() for rate in grid] if isinstance(grids, dict) else grids or []
 
 
 @dataclass(frozen=True)
@@ -181,7 +191,7 @@ class FineTuning:
             (measure, f"{task.name}.{protocol}.{n}{suffix}", "exact")
             for task, protocols, examples, rates, _, at in self.assignments
             for protocol, n in itertools.product(protocols, examples)
-            for suffix, found in measures(task, at, rates).items()
+            for suffix, found in measures(task, at, rates[protocol]).items()
             for measure in found
         }
         return Evaluated(values, set())
@@ -218,7 +228,9 @@ class FineTuning:
                         continue
                     course = course.read(model, task) if protocol == "probe" else course
                 for n in assignment.examples:
-                    curves = {r: self._learn(model, assignment, protocol, course, n, r) for r in assignment.rates}
+                    curves = {
+                        r: self._learn(model, assignment, protocol, course, n, r) for r in assignment.rates[protocol]
+                    }
                     yield Lane(NAME, f"{task.name}.{protocol}.{n}", task, curves, threshold)
 
     def _course(self, model: StackedModel, task: Task, counts: Sequence[Count]) -> Course:

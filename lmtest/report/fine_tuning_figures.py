@@ -80,8 +80,8 @@ def fine_tuning_gap(run: RunTables) -> Figure | None:
         return None
     across = min(len(found), 3)
     figure, axes = grid_of_panels(len(found), across, 0.4 * len(keys) + 1.6)
-    shown = {rate for rows in found.values() for by_rate in rows.values() for rate, row in by_rate.items() if row}
-    grid = [rate for rate in rates(run.measurements) if rate in shown]
+    drawn = {at for rows in found.values() for by_rate in rows.values() for at, row in by_rate.items() if row}
+    grid = [rate for rate in rates(run.measurements) if rate in drawn]
     for number, (ax, (lane, rows)) in enumerate(zip(axes, found.items(), strict=True)):
         # Ratios alone, and what shows of the intervals: one of two pairs may span the sky.
         points = [row.effect for by_rate in rows.values() for row in by_rate.values() if row]

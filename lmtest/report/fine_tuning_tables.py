@@ -80,9 +80,9 @@ def gap_tables(run: RunTables) -> list[dict[str, Any]]:
 
 def rate_tables(run: RunTables) -> list[dict[str, Any]]:
     """One table a lane: a row a (model, variant) that has a baseline, its gaps to it at every rate of the grid."""
-    grid, known, tables = rates(run.measurements), ordered(run), []
+    known, tables = ordered(run), []
     for lane in lanes(run.measurements):
-        loss, rows = loss_of(run, lane), []
+        grid, loss, rows = rates(run.measurements, lane), loss_of(run, lane), []
         for key in known:
             before = baseline(run, key)
             if before is None or before not in known:
@@ -100,8 +100,9 @@ def rate_tables(run: RunTables) -> list[dict[str, Any]]:
                 rows.append({**head(run, key), "cells": cells})
         title = f"{lane.task}, {PROTOCOLS[lane.protocol]}, {lane.from_examples}"
         if rows:
-            tables.append({"title": title, "gap": TITLES[loss][0].lower() + TITLES[loss][1:], "rows": rows})
-    return [{**table, "rates": [f"{rate:g}" for rate in grid]} for table in tables]
+            words = {"title": title, "gap": TITLES[loss][0].lower() + TITLES[loss][1:]}
+            tables.append({**words, "rates": [f"{rate:g}" for rate in grid], "rows": rows})
+    return tables
 
 
 def ratio(run: RunTables, key: Key, before: Key, prompt_set: str) -> str:

@@ -68,9 +68,10 @@ def lanes(measurements: pd.DataFrame) -> list[Lane]:
     )
 
 
-def rates(measurements: pd.DataFrame) -> list[float]:
-    """The grid of learning rates, ascending."""
-    return sorted({float(match[4]) for match in _names(measurements) if match[4]})
+def rates(measurements: pd.DataFrame, lane: Lane | None = None) -> list[float]:
+    """The grid of learning rates, ascending: of one lane, or of all."""
+    found = [match for match in _names(measurements) if match[4]]
+    return sorted({float(match[4]) for match in found if lane is None or Lane(*match.groups()[:3]) == lane})
 
 
 def main_lanes(run: RunTables) -> list[Lane]:

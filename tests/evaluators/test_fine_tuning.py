@@ -384,6 +384,10 @@ def test_parse_labels_are_learnt_at_a_validation_accuracy() -> None:
         ({"protocols": ["head"]}, "'fine_tuning.protocols.0'"),
         ({"tasks": [ON | {"kind": "parses"}]}, "unknown kind 'parses' in 'fine_tuning.tasks.0'; did you mean 'parse'"),
         ({"tasks": [ON | {"langauge": "x"}]}, "did you mean 'language'"),
+        (
+            {"tasks": [ON | {"protocols": ["full", "probe"], "learning_rates": {"full": [0.1]}}]},
+            "expected learning_rates for probe, found none; add some",
+        ),
         ({"tasks": [ON | {"name": "a.b"}]}, "'fine_tuning.tasks.0.name'"),
         ({"tasks": [ON | {"language": "anbncn_small"}]}, "expected anbncn_small to have the symbols of anbn, a b"),
         ({"tasks": [SPANS]}, "task 'spans': expected a language with a grammar"),
