@@ -6,15 +6,25 @@ import math
 from collections import Counter
 from typing import Any
 
+import numpy as np
+
 from lmtest.errors import UsageError
 from lmtest.languages import Language
+from lmtest.languages.classes import classify
+from lmtest.languages.derivations import shortest_ambiguous
 from lmtest.languages.distinguishability import distinguishability
 from lmtest.languages.hmm_mixture import HmmMixture
+from lmtest.languages.lengths import TAIL, bars, lengths
+from lmtest.languages.likeliest import MOST_PREFIXES, likeliest_strings
 from lmtest.languages.pcfg import Pcfg
 from lmtest.languages.prompts import PromptSet, prompts_of_length, published_prompts
+from lmtest.languages.rule_checks import conjunction, rule_shares
 from lmtest.models.normative import Normative, explain
 from lmtest.models.reference import reference_models
 
+LIKELIEST = 10
+AMBIGUITY_LENGTH = 8
+"""Symbols of the strings that are searched for a second derivation."""
 EXPLANATIONS = 3
 """How many of the normative predictor's likeliest rule lists are told."""
 
@@ -41,11 +51,12 @@ def describe(language: Language, length: int, draws: int) -> dict[str, Any]:
         "source": language.source,
         "symbols": list(language.symbols),
         "max_length": language.max_length,
-        "mean_length": round(language.mean_length(), 6),
+        "class": _class(language),
+        "length": _lengths(language, draws),
         "entropy": floor,
     }
     if isinstance(language, Pcfg):
-        facts["unambiguous"] = "proven" if language.unambiguous else "not proven"
+        facts["ambiguity"] = _ambiguity(language)
     if isinstance(language, HmmMixture):
         if isinstance(floor, dict):  # EOS is certain, and counts as a token
             per_symbol = {
@@ -59,13 +70,70 @@ def describe(language: Language, length: int, draws: int) -> dict[str, Any]:
     facts["strings"] = uncounted if support is None else len(support.rows)
     facts["first_symbol"] = {symbol: round(p, 6) for symbol, p in language.next_symbol_law("").items()}
     facts["samples"] = [language.vocabulary.text(s) for s in language.sample(5, seed=0)]
-    facts["rules"] = {name: rule.text for name, rule in language.rules.items()}
+    facts["likeliest"] = _likeliest(language)
+    facts["rules"] = _rules(language, draws)
     normative = reference_models(language).get("normative")
     if isinstance(normative, Normative):
         facts["explanations"] = explain(normative, EXPLANATIONS)
     facts["prompts"] = _prompts(language, length)
     if language.prompts:
         facts["published_prompts"] = _split(*published_prompts(language))
+    return facts
+
+
+def _class(language: Language) -> dict[str, str]:
+    own, family = classify(language)
+    facts = {"class": own.name, "reason": own.reason}
+    return facts if own == family else facts | {"without_limits": family.name, "because": family.reason}
+
+
+def _lengths(language: Language, draws: int) -> dict[str, Any]:
+    """Mean, spread and law of the number of symbols; "exact" is about spread and law."""
+    found = lengths(language, max(draws, 2))
+    facts: dict[str, Any] = {"mean": round(found.mean, 6), "spread": round(found.spread, 6), "exact": found.exact}
+    used = np.flatnonzero(found.law > 0)
+    facts |= {"shortest": int(used[0]) if len(used) else None, "picture": bars(found.law)}
+    facts["law"] = {int(n): float(found.law[n]) for n in used if found.law[n] > TAIL}
+    return facts
+
+
+def _ambiguity(language: Pcfg) -> str:
+    """Proven unambiguous, a string with two derivations, or up to which length there is none."""
+    if language.unambiguous:
+        return "unambiguous: proven"
+    row, length = shortest_ambiguous(language.grammar, AMBIGUITY_LENGTH)
+    if row is not None:
+        return f"ambiguous: {language.vocabulary.text(language.vocabulary.join(row))!r} has more than one derivation"
+    return f"no string of at most {length} symbols has two derivations; that none has is not proven"
+
+
+def _likeliest(language: Language) -> dict[str, Any] | str:
+    """The likeliest strings with their probabilities, exactly."""
+    found = likeliest_strings(language, LIKELIEST)
+    texts = [language.vocabulary.text(language.vocabulary.join(row)) for row in found.rows]
+    strings: dict[str, Any] = {t: math.exp(p) for t, p in zip(texts, found.log_probs, strict=True)}
+    if found.complete:
+        return strings
+    return strings or f"none found among {MOST_PREFIXES} prefixes: no string is much likelier than others"
+
+
+def _rules(language: Language, draws: int) -> dict[str, str]:
+    """Each rule, whether it holds, and whether all of them together are the language."""
+    facts = {}
+    for name, found in rule_shares(language, max(draws, 2)).items():
+        of = f"all {found.strings} strings" if found.exact else f"{found.strings} draws"
+        held = f"holds on {of}" if found.share == 1 else f"holds on {found.share:.4%} of {of}"
+        if found.broken is not None:
+            held += f", not on {language.vocabulary.text(language.vocabulary.join(found.broken))!r}"
+        facts[name] = f"{language.rules[name].text}: {held}"
+    if (whole := conjunction(language)) is not None:
+        if whole.counterexample is None:
+            facts["all rules"] = f"are the language, for strings of at most {whole.length} symbols"
+        else:
+            text = language.vocabulary.text(language.vocabulary.join(whole.counterexample))
+            facts["all rules"] = f"are not the language: {text!r} " + (
+                "is a string of it and breaks one" if whole.in_language else "keeps them and is no string of it"
+            )
     return facts
 
 

@@ -190,3 +190,55 @@ def test_wrong_usage_is_one_clear_line_and_exit_code_2(
 
 def test_an_existing_output_folder_is_exit_code_2(monkeypatch: pytest.MonkeyPatch, finished: Path) -> None:
     assert lmtest(monkeypatch, "run", MAIN, "--out", finished) == 2
+
+
+def test_describe_says_all_that_a_language_file_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        'title = "mine"\nkind = "pcfg"\ngrammar = """S -> S S [0.2] | \'a\' [0.8]"""\n[rules]\nR = { regex = "a+" }\n',
+        "utf-8",
+    )
+    picture = tmp_path / "lengths.png"
+    assert lmtest(monkeypatch, "describe", str(file), "--json", "--picture", str(picture)) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["class"]["class"] == "context-free"
+    assert facts["ambiguity"] == "ambiguous: 'aaa' has more than one derivation"
+    assert facts["length"]["mean"] == pytest.approx(4 / 3, abs=1e-6)
+    assert facts["length"]["law"]["1"] == pytest.approx(0.8)
+    assert facts["likeliest"]["aa"] == pytest.approx(0.2 * 0.64)
+    assert len(facts["likeliest"]) == 10
+    assert facts["rules"]["R"].startswith("regex a+: holds on 10000 draws")
+    assert (
+        facts["rules"]["all rules"] == "are the language, for strings of at most 49999 symbols"
+        or "at most" in (facts["rules"]["all rules"])
+    )
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert lmtest(monkeypatch, "describe", str(file)) == 0
+    shown = capsys.readouterr().out
+    assert "likeliest" in shown
+    assert "law" not in shown.split("length")[1].split("entropy")[0]
+
+
+def test_a_language_file_by_path_works_in_every_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    language = tmp_path / "ab.toml"
+    grammar = "S -> 'a' S 'b' [0.5] | 'a' 'b' [0.5]"
+    language.write_text(f'title = "ab"\nkind = "pcfg"\nmax_length = 8\ngrammar = "{grammar}"\n', "utf-8")
+    assert lmtest(monkeypatch, "sample", str(language), "-n", "2") == 0
+    assert lmtest(monkeypatch, "describe", str(language), "--length", "4") == 0
+    assert (
+        lmtest(monkeypatch, "export", "lm-eval", str(language), "--out", str(tmp_path / "task")) == 2
+    )  # it has no rules
+    named = ("--set", f'language="{language}"', "--set", "claims=[]", "--dry-run", "--seeds", "0", "--json")
+    assert lmtest(monkeypatch, "run", str(MAIN), *named, "--set", "variants={normal={objective='maximum_likelihood'}}",
+                  "--set", "published=[]", "--set", "published_tables=[]") == 0  # fmt: skip
+    capsys.readouterr()
+    study = tmp_path / "study.toml"
+    study.write_text(MAIN.read_text("utf-8").replace('language = "anbn_small"', 'language = "ab.toml"'), "utf-8")
+    monkeypatch.chdir("/")  # a path in a study is relative to the study
+    code = lmtest(monkeypatch, "run", str(study), "--set", "claims=[]", "--set", "published=[]", "--dry-run", "--seeds", "0",
+                  "--set", "variants={normal={objective='maximum_likelihood'}}", "--set", "published_tables=[]")  # fmt: skip
+    assert code == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -58,20 +59,27 @@ def languages(as_json: Json = False) -> None:
 def describe(
     language: LanguageArgument,
     length: Annotated[int, typer.Option(help="Length of the prompts to split into ID and OOD.")] = 8,
-    draws: Annotated[int, typer.Option(help="Strings drawn where the entropy has no closed form.")] = 10_000,
+    draws: Annotated[int, typer.Option(help="Strings drawn where nothing exact will do.")] = 10_000,
+    picture: Annotated[Path | None, typer.Option(help="Draw the law of the length as a PNG.", metavar="FILE")] = None,
     as_json: Json = False,
 ) -> None:
-    """Describe a language: symbols, law, floor of the loss, rules, prompts in and out of distribution."""
+    """Describe a language: its class, law, floor of the loss, likeliest strings, rules, prompts in and out of distribution."""
     from lmtest.describe import describe as facts_of
 
-    facts = facts_of(load(language), length, draws)
+    loaded = load(language)
+    facts = facts_of(loaded, length, draws)
+    if picture is not None:
+        from lmtest import atomic
+        from lmtest.report.lengths import length_picture
+
+        atomic.write_bytes(picture, length_picture(loaded.title, facts["length"]))
     if as_json:
         print_json(facts)
         return
+    facts["length"].pop("law")  # the picture of it is shown, and --json has it
     for key, value in facts.items():
-        text = ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else value
         output.print(f"[bold]{key.replace('_', ' ')}[/bold]  ", end="")
-        output.print(str(text), markup=False, highlight=False, soft_wrap=True)
+        output.print(_told(value), markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -101,6 +109,19 @@ def load(language: str) -> Language:
 
     torch.set_num_threads(1)  # charts are many small operations: a second thread only waits
     return load_language(language)
+
+
+def _told(value: Any, indent: str = "  ") -> str:
+    """A fact as text; what has parts, a line each."""
+    if isinstance(value, dict):
+        return "".join(f"\n{indent}{name}: {_told(part, indent + '  ')}" for name, part in value.items())
+    if isinstance(value, list):
+        return (
+            ", ".join(map(_told, value))
+            if not any(isinstance(part, dict) for part in value)
+            else _told(dict(enumerate(value, 1)), indent)
+        )
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _shorten(text: str) -> str:

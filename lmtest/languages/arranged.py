@@ -144,6 +144,10 @@ class Arranged(Language):
     def longest(self) -> float:
         return self._length.high
 
+    def length_law(self, most: int) -> np.ndarray:
+        """P(length = n) for n = 0 … `most`."""
+        return np.array([math.exp(self._length.log_pmf(n)) for n in range(most + 1)])
+
     def mean_length(self) -> float:
         return self._length.mean()
 

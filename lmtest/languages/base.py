@@ -140,6 +140,17 @@ class Language(ABC):
                     counts[string[:length]][more] += 1
         return np.array([counts[tuple(row)] for row in rows]).reshape(len(rows), most + 1)
 
+    def length_law(self, most: int) -> np.ndarray | None:
+        """P(length = n) for n = 0 … `most`, EOS not counted; None where it is only known by drawing."""
+        if (support := self.support()) is None:
+            return None
+        found = np.bincount([len(row) for row in support.rows], support.log_probs.exp().numpy(), most + 1)
+        return np.asarray(found[: most + 1])
+
+    def length_spread(self) -> float | None:
+        """Standard deviation of the length in closed form, where there is one beside `length_law`."""
+        return None
+
     def exact_entropy(self) -> float | None:
         """Nats per string in closed form, or None where the language has none."""
         support = self.support()

@@ -150,6 +150,16 @@ class Brackets(Language):
     def longest(self) -> float:
         return self.target.high
 
+    def length_law(self, most: int) -> np.ndarray:
+        """P(length = n) for n = 0 … `most`: the target's, or where brackets are nested that of the first return."""
+        law = np.zeros(max(most, 2 * self._pairs) + 1)
+        if self.nested:
+            for k, mass, _ in nested_classes(self.kinds, self._exactly):
+                law[2 * k] += mass
+        else:
+            law[: 2 * self._pairs + 1] = [math.exp(self.target.log_pmf(n)) for n in range(2 * self._pairs + 1)]
+        return law[: most + 1]
+
     def mean_length(self) -> float:
         if not self.nested:
             return self.target.mean()

@@ -115,6 +115,10 @@ class HmmMixture(Language):
     def sample_ids(self, n: int, rng: np.random.Generator) -> list[Row]:
         return [tuple(row) for row in draw(self.mixture, n, self.length, rng)[0].tolist()]
 
+    def length_law(self, most: int) -> np.ndarray:
+        """P(length = n) for n = 0 … `most`: all documents have one length."""
+        return np.asarray(np.arange(most + 1) == self.length, dtype=np.float64)
+
     def mean_length(self) -> float:
         return float(self.length)
 

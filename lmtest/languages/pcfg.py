@@ -90,6 +90,30 @@ class Pcfg(Language):
         assert self.max_length is not None
         return np.asarray(chart.length_law(self.form, self.max_length, Plain).numpy())
 
+    def length_law(self, most: int) -> np.ndarray:
+        """P(length = n) for n = 0 … `most`."""
+        law = np.asarray(chart.length_law(self.form, max(most, 1), Plain).numpy())[: most + 1, 0]
+        law[0] = self.form.empty
+        if self.max_length is not None:
+            law[self.max_length + 1 :] = 0.0
+            law /= self._length_law[:, 0].sum() + self.form.empty
+        return law
+
+    def length_spread(self) -> float | None:
+        """Standard deviation of the length without a limit: variances solve V = h + M V, h what a rule's choice adds."""
+        if self.max_length is not None:
+            return None
+        if math.isinf(self._unlimited_mean_length()):
+            return math.inf
+        terminals, added = np.zeros(self.grammar.size), np.zeros(self.grammar.size)
+        for rule in self.grammar.productions:
+            terminals[rule.lhs] += rule.prob * sum(symbol < 0 for symbol in rule.rhs)
+        means = geometric_sum(self._yielding_means) @ terminals
+        for rule in self.grammar.productions:
+            length = sum(1.0 if symbol < 0 else means[symbol] for symbol in rule.rhs)
+            added[rule.lhs] += rule.prob * (length - means[rule.lhs]) ** 2
+        return math.sqrt(_total(self._yielding_means, added))
+
     def mean_length(self) -> float:
         if self.max_length is None:
             return self._unlimited_mean_length()

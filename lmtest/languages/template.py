@@ -140,6 +140,21 @@ class Template(Language):
     def _log_norm(self) -> float:
         return self._fits(0, self._fixed)
 
+    def length_law(self, most: int) -> np.ndarray:
+        """P(length = n) for n = 0 … `most`: exponents are drawn independently."""
+        law = np.zeros(most + 1)
+        if self._fixed <= most:
+            law[self._fixed] = 1.0
+        for exponent, size in zip(self.laws, self._sizes, strict=True):
+            wider = np.zeros_like(law)
+            for n in range(exponent.low, most // size + 1):
+                wider[n * size :] += math.exp(exponent.log_pmf(n)) * law[: len(law) - n * size]
+            law = wider
+        if self.max_length is not None:
+            law[self.max_length + 1 :] = 0.0
+            law /= math.exp(self._log_norm)
+        return law
+
     # Masses of single strings and prefixes: walk the blocks; exponents get their values where they first occur.
 
     def _log_mass(self, row: Row, whole: bool) -> float:

@@ -64,12 +64,12 @@ Draw = Callable[[RunTables], Figure | None]
 def draw(pictures: Mapping[str, Draw], run: RunTables, dots: int = 200) -> dict[str, bytes | None]:
     """Name → PNG with so many dots per inch, or None."""
     with matplotlib.rc_context(rc=STYLE | {"figure.dpi": dots}):
-        return {name: _png(function(run)) for name, function in pictures.items()}
+        figures = {name: function(run) for name, function in pictures.items()}
+        return {name: None if figure is None else png(figure) for name, figure in figures.items()}
 
 
-def _png(figure: Figure | None) -> bytes | None:
-    if figure is None:
-        return None
+def png(figure: Figure) -> bytes:
+    """A figure as a PNG."""
     buffer = io.BytesIO()
     FigureCanvasAgg(figure)  # an Agg canvas of its own, so that no display and no pyplot is asked for
     figure.savefig(buffer, format="png", metadata={"Software": None})
