@@ -17,19 +17,14 @@ from lmtest.errors import UsageError, nearest
 from lmtest.evaluators.chance import uniform_chance
 from lmtest.evaluators.rule_extrapolation import weighted_mean
 from lmtest.languages import Language, load_language
-from lmtest.languages.prompts import published_prompts
+from lmtest.languages.prompts import PromptSet, published_prompts
+from lmtest.result_table import COLUMNS, NATS, TEXTS, read_table, refuse
 from lmtest.saturation import SaturationConfig
 from lmtest.validation import Table
 
 FOLDER = Path(__file__).resolve().parent / "published_data"
 MAX_NEW_TOKENS = 300
 """The papers' limit on completions."""
-
-TEXTS = ["language", "model", "variant", "measure", "prompt_set", "decoding", "source"]
-NUMBERS = ["value", "spread", "n", "loss", "loss_spread", "positions"]
-COLUMNS = [*TEXTS[:-1], *NUMBERS, "source", "note"]
-"""The columns of a published table: `spread` is a standard deviation over `n` runs (ddof 1), `loss` in nats, a mean over
-`positions` of the padded string; what is not known is left empty, but for value and texts."""
 
 
 class PublishedTable(Table):
@@ -52,36 +47,45 @@ def published_tables() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.csv"))
 
 
-def load_published(name_or_path: str | Path) -> pd.DataFrame:
-    """A shipped table by name or any CSV file by path: COLUMNS, and `value_rounding loss_rounding`, half a unit of what is printed.
-
-    Raises UsageError where there is no such table, and on unknown or missing columns and on values that are none.
-    """
+def shipped_or_path(name_or_path: str | Path) -> Path:
+    """Where a table lies: that of a shipped name, or the path itself."""
     text = str(name_or_path)
-    path = FOLDER / f"{text}.csv" if text in published_tables() else Path(text)
+    return FOLDER / f"{text}.csv" if text in published_tables() else Path(text)
+
+
+def no_such_table(name_or_path: str | Path) -> UsageError:
+    """The error where there is neither."""
+    text = str(name_or_path)
+    return UsageError(
+        f"no published table {text!r}: neither a shipped name ({nearest(text, published_tables())}) nor a file"
+    )
+
+
+def load_published(name_or_path: str | Path) -> pd.DataFrame:
+    """The cells of a shipped table by name or of any CSV file by path: COLUMNS (losses in nats), and
+    `value_rounding loss_rounding`, half a unit of what is printed.
+
+    Rows without a value are statements of a paper, not cells: left out. Raises UsageError where there is no such table, and
+    on unknown or missing columns and on values that are none.
+    """
+    path = shipped_or_path(name_or_path)
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+        table = read_table(path, COLUMNS)
     except FileNotFoundError:
-        hint = nearest(text, published_tables())
-        raise UsageError(f"no published table {text!r}: neither a shipped name ({hint}) nor a file") from None
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} is no CSV file in UTF-8: {error}") from None
-    for column in table.columns:
-        if column not in COLUMNS:
-            raise UsageError(f"{path}: unknown column {column!r}; {nearest(column, COLUMNS)}")
-    if missing := [column for column in COLUMNS if column not in table]:
-        raise UsageError(f"{path}: the column {missing[0]!r} is missing; expected {', '.join(COLUMNS)}")
+        raise no_such_table(name_or_path) from None
+    stated = table["value"].isna() & table[["chance", "prompts"]].notna().any(axis=1)
+    table = table[~stated].reset_index(drop=True)
+    lines = table["line"].tolist()
     for column in [*TEXTS, "value"]:
-        _refuse(table, column, table[column].str.strip() == "", "something", path)
-    rounding = {f"{column}_rounding": table[column].map(_half_unit) for column in ("value", "loss")}
-    for column in NUMBERS:
-        numbers = pd.to_numeric(table[column].replace("", "nan"), errors="coerce").astype("float64")
-        _refuse(table, column, (table[column] != "") & ~np.isfinite(numbers), "a finite number or nothing", path)
-        table[column] = numbers
-    _refuse(table, "spread", table["spread"] < 0, "a number ≥ 0", path)
-    _refuse(table, "n", (table["n"] < 1) | (table["n"] % 1 > 0), "a whole number ≥ 1", path)
-    _refuse(table, "positions", table["loss"].notna() & ~(table["positions"] >= 1), "a number ≥ 1 beside a loss", path)
-    return table.assign(**rounding)
+        nothing = table[column].isna() if column == "value" else table[column] == ""
+        refuse(table, lines, column, nothing, "something", path)
+    refuse(
+        table, lines, "positions", table["loss"].notna() & table["positions"].isna(), "a number ≥ 1 beside a loss", path
+    )
+    nats = table["unit"].map(NATS)
+    for column in ("loss", "loss_spread", "loss_rounding"):
+        table[column] *= nats
+    return table[[*COLUMNS, "value_rounding", "loss_rounding"]]
 
 
 def match_published(
@@ -147,7 +151,7 @@ def published_rows(cells: Sequence[pd.DataFrame], saturation: SaturationConfig) 
     for name, rows in table.groupby("their_language", sort=False):
         language = load_language(str(name))
         tokens = language.mean_length() + 1 if saturation.per == "token" else 1.0
-        half = _half_widths(rows["loss_spread"], rows["seeds"]) + rows["loss_rounding"]
+        half = half_widths(rows["loss_spread"], rows["seeds"]) + rows["loss_rounding"]
         # The entropy of a language without a closed form takes a while: only where there is a loss to compare.
         floor = language.entropy().value if rows["loss"].notna().any() else math.nan
         excess = rows["loss"] * rows["positions"] - floor
@@ -170,19 +174,39 @@ def trivial_levels(language: Language, measures: Collection[str]) -> dict[str, f
     Measures are named as by the evaluator: RULE or RULE_completion, with _finished where only finished completions count;
     the others are left out. {} where the language has no published prompts.
     """
-    rules = {measure: _rule_of(measure) for measure in measures if _rule_of(measure) in language.rules}
+    rules = [measure for measure in measures if _rule_of(measure) in language.rules]
     if not rules or not language.prompts:
         return {}
     _, outside = published_prompts(language)
-    chance = uniform_chance(language, outside.rows, MAX_NEW_TOKENS, set(rules.values()))
-    level = {name: weighted_mean(values, outside.weights) for name, values in chance.items()}
+    levels = policy_levels(language, outside, rules, MAX_NEW_TOKENS)
+    return {
+        measure: max(stop, uniform) if math.isfinite(uniform) else stop for measure, (stop, uniform) in levels.items()
+    }
+
+
+def policy_levels(
+    language: Language, prompts: PromptSet, measures: Collection[str], max_new_tokens: int
+) -> dict[str, tuple[float, float]]:
+    """For each measure of a rule, and for "grammatical", what stop-at-once and the uniform law score on prompts, exactly.
+
+    Measures are named as in `trivial_levels`. The uniform law's is NaN where it cannot be had (see `uniform_chance`).
+    """
+    rules = {measure: _rule_of(measure) for measure in measures}
+    chance = uniform_chance(language, prompts.rows, max_new_tokens, set(rules.values()))
+    uniform = {name: weighted_mean(values, prompts.weights) for name, values in chance.items()}
     levels = {}
     for measure, name in rules.items():
-        base, rule = measure.removesuffix("_finished"), language.rules[name]
-        prompts = [()] * len(outside.rows) if base != name else outside.rows
-        stop = weighted_mean(np.array([float(rule.accepts(rule.run(row))) for row in prompts]), outside.weights)
-        uniform = level[base] / (level["finish_rate"] if base != measure else 1.0)
-        levels[measure] = max(stop, uniform) if math.isfinite(uniform) else stop
+        base = measure.removesuffix("_finished")
+        if name in language.rules:
+            rule = language.rules[name]
+            rows = prompts.rows if base == name else [()] * len(prompts.rows)
+            kept = np.array([float(rule.accepts(rule.run(row))) for row in rows])
+        elif base == "grammatical":
+            kept = np.isfinite(language.log_prob_ids(prompts.rows).numpy()).astype("float64")
+        else:
+            continue
+        finishing = uniform["finish_rate"] if base != measure else 1.0
+        levels[measure] = weighted_mean(kept, prompts.weights), uniform[base] / finishing
     return levels
 
 
@@ -190,25 +214,13 @@ def _rule_of(measure: str) -> str:
     return measure.removesuffix("_finished").removesuffix("_completion")
 
 
-def _half_widths(spread: pd.Series[float], n: pd.Series[float]) -> pd.Series[float]:
+def half_widths(spread: pd.Series[float], n: pd.Series[float]) -> pd.Series[float]:
     """Half of Student's 95 % interval of a mean; 0 where nothing is known about it."""
     quantile = pd.Series(stats.t.ppf(1 - ALPHA / 2, (n - 1).clip(lower=1)), n.index)
     return (quantile * spread / n**0.5).where((n > 1) & spread.notna(), 0.0)
-
-
-def _half_unit(text: str) -> float:
-    """Half a unit of the last decimal as printed."""
-    return 0.5 * 10.0 ** -len(text.partition(".")[2])
 
 
 def _the_one(name: str | None, known: Collection[str], message: str) -> str:
     if name is None and len(known) > 1:
         raise UsageError(message + ", ".join(sorted(known)))
     return name or next(iter(known))
-
-
-def _refuse(table: pd.DataFrame, column: str, wrong: pd.Series, expected: str, path: Path) -> None:
-    if wrong.any():
-        place = int(np.flatnonzero(wrong)[0])
-        found = table[column].iloc[place]
-        raise UsageError(f"{path}, line {place + 2}, {column}: expected {expected}, found {found!r}")

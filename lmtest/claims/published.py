@@ -78,8 +78,10 @@ def compare_published(rows: pd.DataFrame, measurements: pd.DataFrame, certificat
     return pd.DataFrame(found, columns=list(PUBLISHED_COLUMNS)).astype(PUBLISHED_COLUMNS)
 
 
-def welch_from_summaries(theirs: tuple[float, float, float], ours: tuple[float, float, float]) -> st.Estimate:
-    """Means, standard deviations (ddof 1) and numbers of two samples → ours − theirs with Welch's 95 % interval.
+def welch_from_summaries(
+    theirs: tuple[float, float, float], ours: tuple[float, float, float], alpha: float = st.ALPHA
+) -> st.Estimate:
+    """Means, standard deviations (ddof 1) and numbers of two samples → ours − theirs with Welch's interval (1 − alpha, two-sided).
 
     A standard deviation whose number of runs is not known counts as a standard error (as of one run); a sample without one
     adds no width, and NaN ends stand where neither is known.
@@ -94,7 +96,7 @@ def welch_from_summaries(theirs: tuple[float, float, float], ours: tuple[float, 
         return st.Estimate(effect, effect, effect)
     uncertain = sum(part**2 / free for part, free in known)
     freedom = variance**2 / uncertain if uncertain else math.inf
-    half = float(t.ppf(1 - st.ALPHA / 2, freedom)) * math.sqrt(variance)
+    half = float(t.ppf(1 - alpha / 2, freedom)) * math.sqrt(variance)
     return st.Estimate(effect, effect - half, effect + half)
 
 
