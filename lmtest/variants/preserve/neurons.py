@@ -33,7 +33,7 @@ def split(model: Transformer, share: float = 0.5) -> Transformer:
     Raises UsageError on a share that is 1 (the second neuron would write nothing), not above 0, or not finite.
     """
     config, parameters = split_config(model.config, share), parameters_of(model)
-    for name, axis in _neurons(model.config):
+    for name, axis in neuron_axes(model.config):
         value = parameters[name]
         pair = (share * value, (1 - share) * value) if ".out." in name else (value, value)
         parameters[name] = torch.cat(pair, axis)
@@ -50,7 +50,7 @@ def permute_neurons(model: Transformer) -> Transformer:
         ]
         for seed in model.seeds
     ]
-    for name, axis in _neurons(config):
+    for name, axis in neuron_axes(config):
         layer = int(name.split(".")[1])
         rows = zip(parameters[name], orders, strict=True)
         permuted = [value.index_select(axis - 1, order[layer].to(model.device)) for value, order in rows]
@@ -66,7 +66,7 @@ def rescale(model: Transformer, alpha: float) -> Transformer:
     """
     check_factor("alpha", alpha)
     parameters = parameters_of(model)
-    for name, _ in _neurons(model.config):
+    for name, _ in neuron_axes(model.config):
         parameters[name] = parameters[name] / alpha if ".out." in name else parameters[name] * alpha
     return rebuilt(model, model.config, parameters)
 
@@ -110,7 +110,7 @@ def _order(config: TransformerConfig, order: Sequence[int] | None) -> list[int]:
     return chosen
 
 
-def _neurons(config: TransformerConfig) -> list[tuple[str, int]]:
+def neuron_axes(config: TransformerConfig) -> list[tuple[str, int]]:
     """Names of the parameters that belong to neurons, and the axis along which they do."""
     parts = (("in.weight", 2), ("in.bias", 1), ("out.weight", 1))
     return [(f"layers.{i}.feed_forward.{name}", axis) for i in range(config.layers) for name, axis in parts]
