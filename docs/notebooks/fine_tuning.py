@@ -43,13 +43,18 @@ def _(mo):
 
 
 @app.cell
-def _(mo, root, say, sigma):
+def _(say):
+    say("Six seeds learn aⁿbⁿ, are rewritten, and are fine-tuned to aⁿbⁿaⁿ.")
+    return
+
+
+@app.cell
+def _(mo, root, sigma):
     from rich.console import Console
 
     from lmtest import run_study
     from lmtest.display import Bars
 
-    say("Six seeds learn aⁿbⁿ, are rewritten, and are fine-tuned to aⁿbⁿaⁿ.")
     claims = (
         'claims=[{id="function",statement="The rewritten models give every symbol the same log-probability, within 1e-10.",'
         'kind="threshold",direction="below",model="transformer",variants=["wide","zeros"],measure="function_difference_float64",'
@@ -90,7 +95,14 @@ def _(run, say):
         "Largest difference of any log-probability: "
         + ", ".join(f"{name} {value:.1e}" for name, value in differs.items())
         + " (double precision).\n\nSteps to within 0.1 nats of the new floor, by seed:\n\n"
-        + np.exp(table).round().to_string()
+        + "\n".join(
+            "| " + " | ".join(map(str, row)) + " |"
+            for row in [
+                ["seed", *table.columns],
+                ["---"] * (table.shape[1] + 1),
+                *np.exp(table).round().reset_index().to_numpy(),
+            ]
+        )
         + "\n\nRatio to the small model, geometric mean: "
         + ", ".join(f"{name} {np.exp((table[name] - table['normal']).mean()):.2f}" for name in ("wide", "zeros"))
     )

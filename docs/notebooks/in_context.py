@@ -81,15 +81,20 @@ def _(language, n, say):
 
 
 @app.cell
-def _(mo, root, say):
+def _(say):
+    say(
+        "The same around trained models: six LSTMs learn the documents; then their two likeliest answers are exchanged behind prompts of 2, 4, 8 and 16 examples."
+    )
+    return
+
+
+@app.cell
+def _(mo, root):
     from rich.console import Console
 
     from lmtest import run_study
     from lmtest.display import Bars
 
-    say(
-        "The same around trained models: six LSTMs learn the documents; then their two likeliest answers are exchanged behind prompts of 2, 4, 8 and 16 examples."
-    )
     claims = (
         'claims=[{id="worse",statement="With answers exchanged, the LSTM answers worse by more than 0.2 (n = 8).",kind="order",'
         'variants=["exchanged","normal"],paired=true,measure="accuracy",prompt_set="seen.k3.n8",margin=0.2},'

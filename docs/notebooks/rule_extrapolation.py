@@ -73,15 +73,20 @@ def _(language, prompt, say):
 
 
 @app.cell
-def _(mo, root, say):
+def _(say):
+    say(
+        "Eighteen transformers: six seeds trained on the language alone (normal), six shown completions that break R1 (adversarial), six that keep it (oracle)."
+    )
+    return
+
+
+@app.cell
+def _(mo, root):
     from rich.console import Console
 
     from lmtest import run_study
     from lmtest.display import Bars
 
-    say(
-        "Eighteen transformers: six seeds trained on the language alone (normal), six shown completions that break R1 (adversarial), six that keep it (oracle)."
-    )
     claim = (
         'claims=[{id="order",statement="R1 is kept least by adversarial, more by normal, most by oracle models.",kind="order",'
         'variants=["adversarial","normal","oracle"],measure="R1",prompt_set="ood_heldout"}]'
