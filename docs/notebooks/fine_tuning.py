@@ -65,7 +65,6 @@ def _(mo, root, sigma):
     )
     run = run_study(
         root / "runs" / "fine_tuning.toml",
-        out=root / "runs" / "out" / f"notebook-fine-tuning-{sigma.value:g}",
         seeds="0-5",
         overrides=[
             "models.wide_from_scratch={architecture='lstm',layers=1,width=4}", "models.trained_by_sgd={architecture='lstm',layers=1,width=4}",
@@ -100,7 +99,7 @@ def _(run, say):
             for row in [
                 ["seed", *table.columns],
                 ["---"] * (table.shape[1] + 1),
-                *np.exp(table).round().reset_index().to_numpy(),
+                *np.exp(table).round().reset_index().astype(object).to_numpy(),
             ]
         )
         + "\n\nRatio to the small model, geometric mean: "

@@ -103,7 +103,6 @@ def _(mo, root):
     )
     run = run_study(
         root / "runs" / "in_context.toml",
-        out=root / "runs" / "out" / "notebook-in-context",
         seeds="0-5",
         overrides=[
             "models={lstm={architecture='lstm',layers=1,width=64,embedding=32}}", "exceptions=[]",

@@ -93,7 +93,6 @@ def _(mo, root):
     )
     run = run_study(
         root / "runs" / "rule_extrapolation.toml",
-        out=root / "runs" / "out" / "notebook-rule-extrapolation",
         seeds="0-5",
         overrides=[
             'language="anbn_tiny"', "training.steps=500", "training.stack=6", "training.probe_every=250",
