@@ -12,6 +12,7 @@ from tiny import FINE_TUNING_TINY, IN_CONTEXT_TINY, LANGUAGES_TINY, MAIN, ROOT, 
 import lmtest
 from lmtest import cli
 from lmtest.pipeline import run_study
+from lmtest.study import load_study, with_claims
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(sh|python|toml)\n(.*?)```", README, re.S)
@@ -39,7 +40,8 @@ def test_commands_of_the_readme(
     command: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(ROOT)
-    words = [str(finished) if word == "DIR" else word for word in shlex.split(command)]
+    places = {"DIR": str(finished), "FOLDER": str(tmp_path / "folder")}
+    words = [places.get(word, word) for word in shlex.split(command)]
     if words[1] == "run":
         reduced = TINY if "rule_extrapolation.toml" in command else (*TINY[:3], *PAPER_TINY, *TINY[-3:])
         reduced = LANGUAGES_TINY if "languages.toml" in command else reduced
@@ -61,13 +63,23 @@ def test_the_python_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         return run_study(ROOT / file, **options)
 
     monkeypatch.setattr(lmtest, "run_study", reduced, raising=False)
-    (code,) = (text for kind, text in BLOCKS if kind == "python")
+    (code,) = (text for kind, text in BLOCKS if kind == "python" and "load_language" in text)
     names: dict[str, Any] = {}
     exec(code, names)
     language = names["language"]
     assert language.next_symbol_law("aaa") == pytest.approx({"a": 13 / 14, "b": 1 / 14, "<eos>": 0.0})
     np.testing.assert_allclose(language.log_prob(["aabb", "ba"]), [-np.log(16), -np.inf])
     assert len(names["run"].verdicts) == 7
+
+
+def test_the_claim_of_the_readme_is_one() -> None:
+    (code,) = (text for kind, text in BLOCKS if kind == "python" and "lmtest_claim" in text)
+    names: dict[str, Any] = {"pytest": pytest}
+    exec(code, names)
+    (marks,) = (value.pytestmark for name, value in names.items() if name.startswith("test_"))
+    claim = next(mark for mark in marks if mark.name == "lmtest_claim").kwargs
+    study, languages = load_study(MAIN)
+    assert with_claims(study, languages, [{"id": "x", "statement": "x"} | claim], "README").claims[0].kind == "order"
 
 
 def test_the_language_file_of_the_readme(tmp_path: Path) -> None:
