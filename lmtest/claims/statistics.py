@@ -88,10 +88,8 @@ def greater(a: Sample, b: Sample, margin: float = 0.0, seed: int = 0) -> float:
     pooled = np.concatenate([b, a + margin])  # the split's sum decides: the sum of all is the same
     threshold = pooled[:m].sum() - TIE * np.abs(pooled).max()
     if is_exact_split(n, m):
-        return float((pooled[_splits(n + m, m)].sum(1) >= threshold).mean())
-    draws = np.random.default_rng(seed).permuted(np.tile(pooled, (RANDOM_DRAWS, 1)), axis=1)
-    sums = draws[:, :m].sum(1)
-    return (1 + int((sums >= threshold).sum())) / (1 + RANDOM_DRAWS)
+        return _splits_reaching(pooled, m, threshold) / math.comb(n + m, m)
+    return (1 + int((_drawn_splits(n + m, m, seed) @ pooled >= threshold).sum())) / (1 + RANDOM_DRAWS)
 
 
 def apart(a: Sample, b: Sample, margin: float = 0.0, seed: int = 0) -> float:
@@ -110,8 +108,7 @@ def positive(x: Sample, seed: int = 0) -> float:
         for value in x:
             sums = np.concatenate([sums + value, sums - value])
         return float((sums >= threshold).mean())
-    signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(RANDOM_DRAWS, len(x)))
-    return (1 + int((signs @ x >= threshold).sum())) / (1 + RANDOM_DRAWS)
+    return (1 + int((_drawn_flips(len(x), seed) @ x >= threshold).sum())) / (1 + RANDOM_DRAWS)
 
 
 def differences(a: Sample, b: Sample, margin: float = 0.0) -> Sample:
@@ -222,6 +219,33 @@ def _constant(x: Sample) -> bool:
     return bool((x == x[0]).all())  # the variance of equal floats need not be 0
 
 
+def _splits_reaching(pooled: Sample, chosen: int, threshold: float) -> int:
+    """How many choices of so many values have a sum of at least the threshold: the two halves' sums meet in the middle."""
+    half = len(pooled) // 2
+    (left, left_sizes), (right, right_sizes) = _subsets(pooled[:half]), _subsets(pooled[half:])
+    found = 0
+    for size in range(chosen + 1):
+        ascending = np.sort(right[right_sizes == chosen - size])
+        needed = threshold - left[left_sizes == size]
+        found += int((len(ascending) - np.searchsorted(ascending, needed)).sum())
+    return found
+
+
+def _subsets(values: Sample) -> tuple[Sample, npt.NDArray[np.int64]]:
+    """The sums of all subsets, and how many values each has."""
+    sums, sizes = np.zeros(1), np.zeros(1, dtype=np.int64)
+    for value in values:
+        sums, sizes = np.concatenate([sums, sums + value]), np.concatenate([sizes, sizes + 1])
+    return sums, sizes
+
+
 @lru_cache(maxsize=4)
-def _splits(size: int, chosen: int) -> npt.NDArray[np.intp]:
-    return np.array(list(combinations(range(size), chosen)), dtype=np.intp)
+def _drawn_splits(size: int, chosen: int, seed: int) -> Sample:
+    """RANDOM_DRAWS random choices of so many values, as rows of 0 and 1."""
+    first = np.tile(np.arange(size) < chosen, (RANDOM_DRAWS, 1))
+    return np.random.default_rng(seed).permuted(first, axis=1).astype(np.float64)
+
+
+@lru_cache(maxsize=4)
+def _drawn_flips(size: int, seed: int) -> Sample:
+    return np.random.default_rng(seed).choice([-1.0, 1.0], size=(RANDOM_DRAWS, size))
