@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import combinations, pairwise
 
 import numpy as np
 import pandas as pd
 
 from lmtest.claims import statistics as st
-from lmtest.claims.groups import Pairwise
-from lmtest.claims.samples import Samples, Tables, draw_samples, shortages
-from lmtest.claims.schema import Claim, Correlation, Difference, Equivalence, Heterogeneity, Order, Threshold, Trend
+from lmtest.claims.comparisons import comparisons, outcome, test_name
+from lmtest.claims.samples import Tables, draw_samples, shortages
+from lmtest.claims.schema import Claim
 
 VERDICT_COLUMNS = {
     "claim": "str",
@@ -32,18 +30,6 @@ VERDICT_COLUMNS = {
     "note": "str",
 }
 """The columns of the verdict table, in order, with their types."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One pair or group of a claim: its test, and whether its interval lies wholly outside the claimed region."""
-
-    name: str
-    estimate: st.Estimate
-    p_value: float
-    refuted: bool
-    strength: float
-    """How far the effect goes the claim's way; the weakest comparison speaks for the claim."""
 
 
 def judge(
@@ -72,6 +58,8 @@ def judge(
     say, a claim with a seed missing (of `seeds_asked`, per group; or without its pair), with a value that is not finite,
     with a seed whose values or predictors are all one and so have no correlation, or with less than the share
     `required_saturated` of the seeds asked saturated in some group: `note` says which.
+    Where seeds tie in a measure of known range, such as an accuracy, the interval holds for every law of the seeds, and so does
+    the p value unless it is one of "no difference at all" (see `comparisons`); `test` says so.
     A paired claim uses the seeds that all its groups have; `note` names the groups that an effect is of.
 
     Raises UsageError where a claim does not say which of several models it is about.
@@ -91,12 +79,12 @@ def _examine(claim: Claim, tables: Tables, asked: int, required: float) -> tuple
     """A claim → its row, and its verdict unless that is for Holm's p value to say."""
     samples = draw_samples(claim, tables)
     notes = samples.notes + shortages(claim, samples, tables, asked, required)
-    compared = _compare(claim, samples) if samples.usable else []
-    refuting = [comparison for comparison in compared if comparison.refuted]
-    reached = "undecided" if notes else "refuted" if refuting else None
+    compared = comparisons(claim, samples) if samples.usable else []
+    p_raw, refuted = outcome(compared) if compared else (math.nan, False)
+    reached = "undecided" if notes else "refuted" if refuted else None
     estimate = st.Estimate(math.nan, math.nan, math.nan)
     if compared:
-        weakest = min(refuting or compared, key=lambda comparison: comparison.strength)
+        weakest = min([c for c in compared if c.refuted] or compared, key=lambda comparison: comparison.strength)
         estimate = weakest.estimate
         # Sentences name variants and models, seldom prompt sets.
         named = len(compared) > 1 or any(group.prompt_set for group in claim.groups)
@@ -107,102 +95,12 @@ def _examine(claim: Claim, tables: Tables, asked: int, required: float) -> tuple
         "effect": estimate.effect,
         "lower": estimate.lower,
         "upper": estimate.upper,
-        "p_raw": float(np.max([comparison.p_value for comparison in compared])) if compared else math.nan,
+        "p_raw": p_raw,
         "seeds_used": samples.seeds_used,
         "seeds_asked": asked,
         "published": math.nan if claim.published is None else claim.published,
         "source": claim.source,
-        "test": _test_name(claim, samples),
+        "test": test_name(claim, samples, guarded=any(comparison.guarded for comparison in compared)),
         "note": "; ".join(notes),
     }
     return row, reached
-
-
-def _compare(claim: Claim, samples: Samples) -> list[Comparison]:
-    x = samples.values
-    match claim:
-        case Equivalence():
-            return [_equivalence(claim, x, a, b) for a, b in combinations(x, 2)]
-        case Order():
-            return [_order(claim, x, a, b) for a, b in pairwise(x)]
-        case Difference():
-            return [_difference(claim, x, a, b) for a, b in combinations(x, 2)]
-        case Trend():
-            return [_trend(claim, x)]
-        case Correlation():
-            return [_correlation(claim, samples)]
-        case Threshold():
-            return [_threshold(name, distances) for name, distances in x.items()]
-        case Heterogeneity():
-            assert samples.outcomes is not None  # usable samples have them
-            [(name, means)] = x.items()
-            estimate = st.spread(means)
-            p = st.heterogeneous(samples.outcomes, claim.margin)
-            return [Comparison(name, estimate, p, estimate.upper <= claim.margin, estimate.effect)]
-
-
-def _equivalence(claim: Equivalence, x: dict[str, st.Sample], a: str, b: str) -> Comparison:
-    estimate = _estimate(claim, x[a], x[b])
-    outside = estimate.lower > claim.margin or estimate.upper < -claim.margin
-    p = (st.equivalent_pairs if claim.paired else st.equivalent)(x[a], x[b], claim.margin)
-    return Comparison(f"{b} − {a}", estimate, p, outside, -abs(estimate.effect))
-
-
-def _order(claim: Order, x: dict[str, st.Sample], a: str, b: str) -> Comparison:
-    estimate = _estimate(claim, x[a], x[b])
-    p = (st.greater_pairs if claim.paired else st.greater)(x[a], x[b], claim.margin)
-    return Comparison(f"{b} − {a}", estimate, p, estimate.upper <= claim.margin, estimate.effect)
-
-
-def _difference(claim: Difference, x: dict[str, st.Sample], a: str, b: str) -> Comparison:
-    estimate = _estimate(claim, x[a], x[b])
-    inside = claim.margin > 0 and -claim.margin <= estimate.lower and estimate.upper <= claim.margin
-    p = (st.apart_pairs if claim.paired else st.apart)(x[a], x[b], claim.margin)
-    return Comparison(f"{b} − {a}", estimate, p, inside, abs(estimate.effect))
-
-
-def _estimate(claim: Pairwise, a: st.Sample, b: st.Sample) -> st.Estimate:
-    return st.mean(st.differences(a, b)) if claim.paired else st.welch(a, b)
-
-
-def _trend(claim: Trend, x: dict[str, st.Sample]) -> Comparison:
-    taus = st.rises(list(x.values())) * (1 if claim.direction == "rising" else -1)
-    estimate = st.mean(taus)
-    return Comparison(
-        f"the trend along {', '.join(x)}", estimate, st.positive(taus), estimate.upper <= 0, estimate.effect
-    )
-
-
-def _correlation(claim: Correlation, samples: Samples) -> Comparison:
-    found = st.rank_correlations(list(samples.predictors.values()), list(samples.values.values()))
-    rhos = found * (1 if claim.direction == "rising" else -1)
-    estimate, p = st.mean(rhos), st.positive(st.differences(np.zeros_like(rhos), rhos, claim.margin))
-    name = f"the correlation across {', '.join(samples.values)}"
-    return Comparison(name, estimate, p, estimate.upper <= claim.margin, estimate.effect)
-
-
-def _threshold(name: str, distances: st.Sample) -> Comparison:
-    estimate = st.mean(distances)
-    return Comparison(name, estimate, st.positive(distances), estimate.upper <= 0, estimate.effect)
-
-
-def _test_name(claim: Claim, samples: Samples) -> str:
-    sizes = [len(values) for values in samples.values.values()]
-    flips = "exact" if all(n <= st.EXACT_FLIPS for n in sizes) else "sampled"
-    match claim:
-        case Equivalence():
-            return f"two one-sided {'t tests of paired differences' if claim.paired else 'Welch t tests'}"
-        case Heterogeneity():
-            return "Cochran's Q" if claim.margin == 0 else "Cochran's Q and chi-square of the SD"
-        case Threshold():
-            return f"{flips} sign-flip, one-sided"
-        case Trend():
-            return f"{flips} sign-flip of Kendall's τ, one-sided"
-        case Correlation():
-            return f"{flips} sign-flip of Spearman's ρ, one-sided"
-        case Order() | Difference():
-            sides = "one-sided" if isinstance(claim, Order) else "two-sided"
-            if claim.paired:
-                return f"{flips} sign-flip of paired differences, {sides}"
-            exact = all(st.is_exact_split(n, m) for n, m in combinations(sizes, 2))
-            return f"{'exact' if exact else 'sampled'} permutation of means, {sides}"

@@ -12,10 +12,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from lmtest.claims import statistics as st
+from lmtest.claims.bounded import SHARE, Range
 from lmtest.claims.check import resolve
 from lmtest.claims.groups import KL, Group, Quantity
 from lmtest.claims.schema import Claim, Correlation, Heterogeneity, Threshold
 from lmtest.claims.statistics import Sample
+from lmtest.evaluators.contract import is_share
 
 REFERENCE = "reference"
 
@@ -56,6 +58,8 @@ class Samples:
     """Heterogeneity only: one outcome per prompt and seed, [prompts, seeds]."""
     predictors: dict[str, Sample] = field(default_factory=dict)
     """Correlation only: what is to predict the values, of the same seeds in the same order."""
+    ranges: dict[str, Range] = field(default_factory=dict)
+    """Between what the values of a group are known to lie; missing where nothing is known."""
 
     @property
     def shared(self) -> set[int]:
@@ -75,7 +79,10 @@ class Samples:
 
 
 def draw_samples(claim: Claim, tables: Tables) -> Samples:
-    """A claim's samples; for a threshold the distances from its bound, positive on the claimed side."""
+    """A claim's samples; for a threshold the distances from its bound, positive on the claimed side.
+
+    Shares have a known range, and so have distances of shares from a bound.
+    """
     if isinstance(claim, Heterogeneity):
         return _outcomes(claim, tables)
     samples = Samples()
@@ -84,6 +91,8 @@ def draw_samples(claim: Claim, tables: Tables) -> Samples:
         quantity = claim.quantity(group)
         rows = _one_a_seed(quantity, group, tables, key, samples)
         values = _checked(rows["value"], rows["seed"], _described(quantity, group), samples)
+        if is_share(claim.measure) and bool(((values > -1e-9) & (values < 1 + 1e-9)).all()):
+            samples.ranges[group.name] = SHARE
         if isinstance(claim, Threshold):
             values = _distances(claim, tables, group, key, rows, values, samples)
         if isinstance(claim, Correlation):
@@ -93,6 +102,8 @@ def draw_samples(claim: Claim, tables: Tables) -> Samples:
             samples.predictors[group.name] = _checked(known, rows["seed"], _described(quantity, group), samples)
         samples.values[group.name] = values
         samples.seeds[group.name] = [int(seed) for seed in rows["seed"]]
+    if len(samples.ranges) < len(samples.values):
+        samples.ranges.clear()  # a value outside tells a measure that only bears the name of a share
     if claim.is_paired:
         for found in (samples.values, samples.predictors):
             for name, x in found.items():
@@ -148,9 +159,13 @@ def _distances(
         if not np.isfinite(level).all():
             note = f"no finite value of the reference model {claim.baseline} for {claim.quantity(group)}"
             samples.notes += [note] if note not in samples.notes else []
-    if samples.notes:
+    if samples.notes or not len(values):
         return values
     sign = 1.0 if claim.direction == "above" else -1.0
+    if group.name in samples.ranges:
+        low, high = SHARE
+        ends = (low - level.max(), high - level.min()) if sign > 0 else (level.min() - high, level.max() - low)
+        samples.ranges[group.name] = (float(ends[0]), float(ends[1]))
     tied = np.isclose(values, level, rtol=1e-12, atol=0)  # rounding is no distance
     return np.where(tied, 0.0, sign * (values - level))
 
@@ -166,7 +181,7 @@ def _outcomes(claim: Heterogeneity, tables: Tables) -> Samples:
     # A prompt set may hold a prompt twice: its k-th occurrence is an item of its own.
     rows = rows.assign(occurrence=rows.groupby(["seed", "prompt"]).cumcount())
     matrix = rows.pivot(index=["prompt", "occurrence"], columns="seed", values=claim.measure).astype("float64")
-    samples = Samples()
+    samples = Samples(ranges={group.name: SHARE})
     means = matrix.mean(skipna=False)
     samples.values[group.name] = _checked(means, means.index.to_series(), _described(quantity, group), samples)
     samples.seeds[group.name] = [int(seed) for seed in means.index]

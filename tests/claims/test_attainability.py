@@ -13,6 +13,8 @@ from pydantic import TypeAdapter
 
 from lmtest.claims import Claim, Difference, Equivalence, Heterogeneity, Order, Threshold, Trend, attainability
 from lmtest.claims.attainability import smallest_p
+from lmtest.claims.comparisons import comparisons, outcome
+from lmtest.claims.samples import Samples
 
 ON = {"statement": "It holds.", "measure": "R1", "prompt_set": "ood"}
 CLAIMS: Sequence[Claim] = [
@@ -100,3 +102,30 @@ def test_prompts_are_counted_in_the_language_of_the_claim() -> None:
     prompts = {"short": {"ood": 3}, "long": {"ood": 100}}
     assert attainability([claim], 2, prompts)["attainable"].all()
     assert not attainability([claim.model_copy(update={"language": "short"})], 2, prompts)["attainable"].all()
+
+
+@pytest.mark.parametrize(
+    ("keys", "wanted"),
+    [
+        ({"bound": 0.9}, 0.9**8),
+        ({"bound": 0.3}, 1 / 256),
+        ({"bound": 0.3, "direction": "below"}, 0.7**8),
+        ({"bound": 1.2}, 1.0),
+        ({"bound": 0.9, "measure": "steps_to_threshold"}, 1 / 256),
+        ({"baseline": "chance"}, 1 / 256),
+    ],
+)
+def test_a_threshold_on_a_share_is_attained_at_best_by_perfect_seeds(keys: dict[str, Any], wanted: float) -> None:
+    claim = Threshold(**({"id": "t", "kind": "threshold", "variants": ["a"]} | ON | keys))
+    assert smallest_p(claim, 8) == pytest.approx(wanted, rel=1e-12)
+
+
+def test_what_perfect_seeds_need_is_told_and_is_what_the_judge_asks_of_them() -> None:
+    claim = Threshold(id="t", kind="threshold", variants=["a"], bound=0.9, **ON)
+    needed = attainability([claim], 8).loc[0, "needed_seeds"]
+    assert needed == 29  # 0.9²⁹ < 0.05 < 0.9²⁸
+    for n in (needed - 1, needed):
+        perfect = Samples({"a": np.full(n, 1.0) - 0.9}, ranges={"a": (-0.9, 1 - 0.9)})
+        p, _ = outcome(comparisons(claim, perfect))
+        assert p == pytest.approx(smallest_p(claim, int(n)))
+        assert (p <= 0.05) == (n == needed)

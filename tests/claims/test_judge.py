@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import binom
+from statsmodels.stats.proportion import proportion_confint
 
 from lmtest.claims import (
     VERDICT_COLUMNS,
@@ -30,6 +32,7 @@ ON = {"statement": "It holds.", "measure": "R1", "prompt_set": "ood"}
 LOW = [0.1, 0.12, 0.14, 0.11, 0.13, 0.15, 0.16, 0.1]
 MIDDLE = [0.4, 0.42, 0.44, 0.41, 0.43, 0.45, 0.46, 0.4]
 HIGH = [0.8, 0.82, 0.84, 0.81, 0.83, 0.85, 0.86, 0.8]
+GUARD = "; where seeds tie, guarded by Gaffke's bound"
 ONES, ZEROS, TWO_VALUES = [1.0] * 8, [0.0] * 8, [1.0] * 7 + [0.5]
 
 Samples = dict[str, list[float]]
@@ -128,20 +131,24 @@ def test_the_table_has_the_designs_columns_first_whatever_the_claims() -> None:
         (order("low", "middle", margin=0.31), {"low": LOW, "middle": MIDDLE}, "undecided", 0.3),
         (order("low", "middle", margin=0.35), {"low": LOW, "middle": MIDDLE}, "refuted", 0.3),
         (order("a", "b"), {"a": ZEROS, "b": ONES}, "supported", 1.0),
-        (order("a", "b"), {"a": ONES, "b": ONES}, "refuted", 0.0),
+        (order("a", "b"), {"a": ONES, "b": ONES}, "undecided", 0.0),
+        (order("a", "b"), {"a": ONES, "b": ZEROS}, "refuted", -1.0),
         (order("a", "b"), {"a": TWO_VALUES, "b": ONES}, "undecided", 0.0625),
         (difference("high", "low"), {"low": LOW, "high": HIGH}, "supported", -0.7),
         (difference("a", "b"), {"a": ONES, "b": ONES}, "undecided", 0.0),
         (difference("low", "middle", margin=0.2), {"low": LOW, "middle": MIDDLE}, "supported", 0.3),
         (difference("low", "middle", margin=0.4), {"low": LOW, "middle": MIDDLE}, "refuted", 0.3),
-        (difference("a", "b", margin=0.1), {"a": ONES, "b": ONES}, "refuted", 0.0),
+        (difference("a", "b", margin=0.1), {"a": ONES, "b": ONES}, "undecided", 0.0),
+        (difference("a", "b", margin=0.6), {"a": ONES, "b": ONES}, "refuted", 0.0),
         (threshold("middle", bound=0.2), {"middle": MIDDLE}, "supported", 0.22625),
         (threshold("middle", bound=0.8), {"middle": MIDDLE}, "refuted", -0.37375),
         (threshold("middle", bound=0.8, direction="below"), {"middle": MIDDLE}, "supported", 0.37375),
         (threshold("low", "middle", bound=0.3), {"low": LOW, "middle": MIDDLE}, "refuted", -0.17375),
-        (threshold("a", bound=0.9), {"a": ONES}, "supported", 0.1),
+        (threshold("a", bound=0.9), {"a": ONES}, "undecided", 0.1),
+        (threshold("a", bound=0.6), {"a": ONES}, "supported", 0.4),
         (threshold("a", bound=1.0), {"a": ONES}, "refuted", 0.0),
-        (threshold("a", bound=0.0), {"a": ZEROS}, "refuted", 0.0),
+        (threshold("a", bound=0.0), {"a": ZEROS}, "undecided", 0.0),
+        (threshold("a", bound=0.4), {"a": ZEROS}, "refuted", -0.4),
         (threshold("a", bound=0.9), {"a": TWO_VALUES}, "undecided", 0.0375),
         (threshold("low", baseline="chance"), {"low": LOW}, "refuted", -0.07375),
         (threshold("middle", baseline="chance"), {"middle": MIDDLE}, "supported", 0.22625),
@@ -160,6 +167,7 @@ def test_verdicts_follow_from_the_interval_and_the_claimed_region(
 def test_a_refuting_pair_is_reported_even_where_another_has_the_smaller_effect() -> None:
     wide = [-1.0, 0.9, -1.1, 0.9, -1.1, 0.9, -1.0, 0.9]
     row = verdict(order("a", "wide", "b", "c"), {"a": ZEROS, "wide": wide, "b": ONES, "c": ONES})
+    # No shares, with those values: their ties are taken at face value.
     assert (row["verdict"], row["effect"]) == ("refuted", 0.0)
     assert row["note"] == "the effect is that of c − b"
 
@@ -254,11 +262,14 @@ def test_heterogeneity_compares_seeds_over_prompts() -> None:
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.4, 1.0])
-def test_identical_seeds_refute_heterogeneity(rate: float) -> None:
-    table = completed(spread_outcomes([rate] * 8))
-    row = verdict(heterogeneity(), {}, completions=table, certificates=certified({"normal": LOW}))
-    assert row["verdict"] == "refuted"
-    assert (row["effect"], row["upper"], row["p_value"]) == (0.0, 0.0, 1.0)
+def test_identical_seeds_refute_only_a_heterogeneity_that_eight_seeds_would_have_shown(rate: float) -> None:
+    table, keys = completed(spread_outcomes([rate] * 8)), {"certificates": certified({"normal": LOW})}
+    row = verdict(heterogeneity(), {}, completions=table, **keys)
+    # A ninth seed may differ: one that lies as far off as can be, with the probability that eight would all have missed.
+    missed = 1 - 0.025 ** (1 / 8)
+    assert (row["verdict"], row["effect"], row["p_value"]) == ("undecided", 0.0, 1.0)
+    assert row["upper"] == pytest.approx(math.sqrt(missed) * max(rate, 1 - rate))
+    assert verdict(heterogeneity(0.7), {}, completions=table, **keys)["verdict"] == "refuted"
 
 
 @pytest.mark.parametrize("dtype", ["object", "boolean"])
@@ -347,7 +358,7 @@ SETS = {f"n{i}": [x + i * d for x, d in zip(WIDE, STEP, strict=True)] for i in r
         (on_sets(Order, "n0", "n1"), "supported", 0.03, 1 / 256),
         (on_sets(Order, "n0", "n1", "n3"), "supported", 0.03, 1 / 256),
         (on_sets(Order, "n1", "n0"), "refuted", -0.03, 1.0),
-        (on_sets(Order, "n0", "flat"), "refuted", 0.0, 1.0),
+        (on_sets(Order, "n0", "flat"), "undecided", 0.0, 1.0),
         (on_sets(Order, "n0", "n2", margin=0.03), "supported", 0.06, 1 / 256),
         (on_sets(Order, "n0", "n1", margin=0.029), "undecided", 0.03, None),
         (on_sets(Order, "n0", "n1", margin=0.05), "refuted", 0.03, 1.0),
@@ -356,7 +367,7 @@ SETS = {f"n{i}": [x + i * d for x, d in zip(WIDE, STEP, strict=True)] for i in r
         (on_sets(Equivalence, "n0", "n1", margin=0.05), "supported", 0.03, None),
         (on_sets(Equivalence, "n0", "n1", margin=0.01), "refuted", 0.03, None),
         (on_sets(Equivalence, "n0", "n1", "n3", margin=0.05), "refuted", 0.09, None),
-        (on_sets(Trend, "n0", "n1", "flat"), "refuted", 0.0, 1.0),
+        (on_sets(Trend, "n0", "n1", "flat"), "undecided", 0.0, 1.0),
         (on_sets(Trend, "n0", "n1", "n2", "n3"), "supported", 1.0, 1 / 256),
         (on_sets(Trend, "n0", "n2", "n1", "n3"), "supported", 2 / 3, 1 / 256),
         (on_sets(Trend, "n3", "n2", "n1"), "refuted", -1.0, 1.0),
@@ -369,7 +380,7 @@ def test_prompt_sets_are_compared_seed_by_seed(claim: Claim, wanted: str, effect
     assert row["verdict"] == wanted
     assert row["effect"] == pytest.approx(effect)
     assert row["lower"] <= row["effect"] <= row["upper"]
-    assert p_raw is None or row["p_raw"] == p_raw
+    assert p_raw is None or row["p_raw"] == pytest.approx(p_raw, rel=1e-9)
     assert (row["seeds_used"], row["seeds_asked"]) == (8, 8)
 
 
@@ -379,7 +390,7 @@ def test_verdicts_on_prompt_sets_name_them_and_their_tests() -> None:
         (on_sets(Order, "n0", "n1"), "exact sign-flip of paired differences, one-sided", "n1 − n0"),
         (on_sets(Difference, "n0", "n1"), "exact sign-flip of paired differences, two-sided", "n1 − n0"),
         (on_sets(Equivalence, "n0", "n1", margin=0.1), "two one-sided t tests of paired differences", "n1 − n0"),
-        (on_sets(Trend, "n0", "n1"), "exact sign-flip of Kendall's τ, one-sided", "the trend along n0, n1"),
+        (on_sets(Trend, "n0", "n1"), f"exact sign-flip of Kendall's τ, one-sided{GUARD}", "the trend along n0, n1"),
         (on_sets(Threshold, "n3", bound=0.05), "exact sign-flip, one-sided", "n3"),
     ):
         row = verdict(claim, {"normal": WIDE}, measurements=table)
@@ -450,3 +461,43 @@ def test_at_the_edge_of_its_region_a_paired_claim_is_rarely_supported() -> None:
     noise = 3 * math.sqrt(0.05 * 0.95 / runs)
     assert all(times / runs <= 0.05 + noise for times in hits.values()), hits
     assert min(hits["order"], hits["equivalence"]) > 0
+
+
+def test_ties_are_guarded_against_in_shares_alone() -> None:
+    for measure, wanted, test in (
+        ("R1", "undecided", "exact sign-flip, one-sided" + GUARD),
+        ("log_steps_to_threshold", "supported", "exact sign-flip, one-sided"),
+    ):
+        table = measured({"a": ONES}).replace({"measure": {"R1": measure}})
+        claim = threshold("a", bound=0.9, measure=measure)
+        row = verdict(claim, {"a": ONES}, measurements=table)
+        assert (row["verdict"], row["test"]) == (wanted, test)
+    # A value outside [0, 1] tells a measure that only bears the name of a share.
+    assert verdict(threshold("a", bound=0.9), {"a": [1.5] * 8})["verdict"] == "supported"
+
+
+def test_the_guard_is_clopper_pearson_for_two_values_on_either_side() -> None:
+    low, high = proportion_confint(7, 8, 0.05, "beta")
+    values = [1.0] * 7 + [0.0]
+    above, below = (verdict(threshold("a", bound=0.3, direction=way), {"a": values}) for way in ("above", "below"))
+    assert above[["effect", "lower"]].tolist() == pytest.approx([7 / 8 - 0.3, low - 0.3])
+    assert above["p_raw"] == max(2 / 256, binom.sf(6, 8, 0.3))
+    closer = verdict(threshold("a", bound=0.5), {"a": values})
+    assert closer["p_raw"] == pytest.approx(binom.sf(6, 8, 0.5))
+    assert above["upper"] >= high - 0.3
+    assert (below["effect"], below["upper"]) == pytest.approx((0.3 - 7 / 8, 0.3 - low))
+    assert below["verdict"] == "refuted"
+
+
+def test_without_a_margin_ties_need_no_guard_to_tell_groups_apart_and_with_one_they_do() -> None:
+    samples = {"tied": ZEROS, "low": [x + 0.2 for x in LOW]}
+    for paired in (False, True):
+        p = 1 / 256 if paired else 1 / 12870
+        row = verdict(order("tied", "low", paired=paired), samples)
+        assert (row["verdict"], row["p_raw"]) == ("supported", pytest.approx(p))
+    # How large the difference is: a seed of the tied group may lie anywhere.
+    row = verdict(order("tied", "low"), samples)
+    assert row["lower"] < 0 < row["effect"] < row["upper"]
+    assert row["test"].endswith(GUARD)
+    assert verdict(order("tied", "low", margin=0.01), samples)["verdict"] == "undecided"
+    assert verdict(order("tied", "high", margin=0.01), {"tied": ZEROS, "high": HIGH})["verdict"] == "supported"
