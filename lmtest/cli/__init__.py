@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from lmtest import __version__
-from lmtest.cli import audit, evaluate, language, study  # noqa: F401 (each adds its verbs)
+from lmtest.cli import audit, evaluate, language, power, study  # noqa: F401 (each adds its verbs)
 from lmtest.cli.app import app, console
 from lmtest.errors import Interrupted, LmtestError, UsageError
 
