@@ -22,7 +22,8 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 def write_bytes(path: Path, data: bytes) -> None:
     """Writes `data` to `path` whole or not at all; missing parent folders are made.
 
-    Raises LmtestError on a full disk (or quota), OSError otherwise; the old file, if any, is then still there.
+    Raises LmtestError on a full disk (or quota) and where a folder has the name, OSError otherwise; the old file, if any, is
+    then still there.
     """
     # A name of its own for every call, so that two processes that write the same file cannot mix their halves.
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
@@ -42,6 +43,8 @@ def write_bytes(path: Path, data: bytes) -> None:
                 f"could not write {path}: the disk is full ({len(data):,} bytes wanted); what was written before is "
                 "intact: free some space, then --resume continues from there"
             ) from error
+        if isinstance(error, IsADirectoryError):
+            raise LmtestError(f"could not write {path}: a folder has that name; move it away") from None
         raise
 
 

@@ -18,36 +18,23 @@ from typing import Any
 import pandas as pd
 import torch
 
-from lmtest import __version__, atomic
-from lmtest.claims import PUBLISHED_COLUMNS, VERDICT_COLUMNS
+from lmtest import __version__, atomic, columns
 from lmtest.errors import UsageError
 from lmtest.languages import Language
 from lmtest.study import Study, dump
+from lmtest.validation import read_json
 
 SCHEMA_VERSION = 2
 
-IDENTITY = ["study", "language", "model", "variant", "seed"]
-CERTIFICATE_COLUMNS = [*IDENTITY, "kl", "kl_lower", "kl_upper", "kl_per_token", "exact", "saturated"]
-MEASUREMENT_COLUMNS = [
-    *IDENTITY,
-    *("evaluator", "measure", "prompt_set", "decoding", "value", "lower", "upper", "count", "chance", "saturated"),
-]
 COLUMNS = {
-    "certificates": CERTIFICATE_COLUMNS,
-    "measurements": MEASUREMENT_COLUMNS,
-    "trajectory": [*MEASUREMENT_COLUMNS, "step", "kl"],
-    "completions": [*IDENTITY, "prompt_set", "prompt", "decoding", "completion", "finished"],
-    "verdicts": list(VERDICT_COLUMNS),
-    "published": list(PUBLISHED_COLUMNS),
+    "certificates": columns.CERTIFICATES,
+    "measurements": columns.MEASUREMENTS,
+    "trajectory": columns.TRAJECTORY,
+    "completions": columns.COMPLETIONS,
+    "verdicts": columns.VERDICTS,
+    "published": columns.PUBLISHED,
 }
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """A parquet file; UsageError where it is damaged."""
-    try:
-        return pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} is damaged ({error}): delete it, and --resume makes it again") from None
+AGAIN = "delete it, and --resume makes it again"
 
 
 @dataclass(frozen=True)
@@ -63,10 +50,7 @@ class Run:
             raise UsageError(
                 f"{self.directory} has no {path.name}: it is no finished run; lmtest run … --resume finishes it"
             )
-        table = read_table(path)
-        if missing := [column for column in COLUMNS[name] if column not in table]:
-            raise UsageError(f"{path} lacks the column {missing[0]!r}: it is of another version, or no such table")
-        return table
+        return columns.read(path, COLUMNS[name], AGAIN)
 
     @property
     def certificates(self) -> pd.DataFrame:
@@ -151,9 +135,9 @@ def open_directory(directory: Path, resolved: dict[str, Any], config_text: str, 
         raise UsageError(f"the output folder {directory} exists: --resume continues it, or name another with --out")
     if occupied and path.is_file():
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UsageError(f"{path} is damaged ({error}): restore it, or start afresh with another --out") from None
+            found = read_json(path)
+        except UsageError as error:
+            raise UsageError(f"{error}: restore it, or start afresh with another --out") from None
         changed = _differences(found, json.loads(json.dumps(resolved)))
         if changed:
             raise UsageError(

@@ -16,7 +16,7 @@ from lmtest.adapters.checks import check_model
 from lmtest.adapters.given import Given
 from lmtest.adapters.hugging_face import HuggingFaceModel, from_folder
 from lmtest.adapters.python_object import FORM, from_factory
-from lmtest.directory import CERTIFICATE_COLUMNS, MEASUREMENT_COLUMNS
+from lmtest.columns import CERTIFICATES, MEASUREMENTS
 from lmtest.errors import LmtestError, UsageError, nearest
 from lmtest.evaluators.answers import mean
 from lmtest.evaluators.evaluator import Evaluator
@@ -130,7 +130,7 @@ def evaluate(
     certificates = _certificate_table(certificate, tuple(seeds), saturation).assign(**labels)
     saturated = dict(zip(certificates["seed"], certificates["saturated"], strict=True))
     measurements = measurements.assign(saturated=measurements["seed"].map(saturated), **labels)
-    return Evaluation(certificates[CERTIFICATE_COLUMNS], measurements[MEASUREMENT_COLUMNS], given.note)
+    return Evaluation(certificates[list(CERTIFICATES)], measurements[list(MEASUREMENTS)], given.note)
 
 
 def evaluator_of(language: Language, name: str, settings: Sequence[str]) -> Evaluator:

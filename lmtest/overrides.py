@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import tomllib
 from typing import Any
 
 from lmtest.errors import UsageError
+from lmtest.validation import parse_toml
 
 
 def apply_override(data: dict[str, Any], override: str) -> None:
@@ -15,8 +15,8 @@ def apply_override(data: dict[str, Any], override: str) -> None:
     if not equals or not all(parts):
         raise UsageError(f"cannot read --set {override!r}: write key=value, such as training.steps=200")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = parse_toml(f"value = {text}", "")["value"]
+    except UsageError:
         value = text
     table: Any = data
     for i, part in enumerate(parts[:-1]):
@@ -30,6 +30,6 @@ def apply_override(data: dict[str, Any], override: str) -> None:
 
 
 def _index(items: list[Any], part: str, override: str) -> int:
-    if not part.isdigit() or int(part) >= len(items):
+    if not part.isdecimal() or len(part) > 9 or int(part) >= len(items):
         raise UsageError(f"cannot apply --set {override!r}: expected a number below {len(items)}, found {part!r}")
     return int(part)

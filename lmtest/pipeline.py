@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 import time
@@ -14,15 +13,16 @@ from typing import Any, Protocol
 import pandas as pd
 import torch
 
-from lmtest import atomic, directory
+from lmtest import atomic, columns, directory, limits
 from lmtest.cells import Cell, cells
 from lmtest.claims import compare_published, judge
-from lmtest.directory import Run
+from lmtest.directory import AGAIN, COLUMNS, Run
 from lmtest.errors import Interrupted, UsageError
 from lmtest.pool import one_thread, run_cells
 from lmtest.published import published_rows
 from lmtest.report import write_report
 from lmtest.study import load_study
+from lmtest.validation import read_json
 from lmtest.workshop import Workshop
 
 
@@ -67,7 +67,9 @@ def run_study(
     n_jobs = pick_jobs(jobs, chosen)
     where = Path(out) if out is not None else directory.default_directory(path.stem, study)
 
-    directory.open_directory(where, directory.resolve(path.stem, study, languages), path.read_text("utf-8"), resume)
+    with limits.within(f"computing what is exact about the languages of {path}"):
+        resolved = directory.resolve(path.stem, study, languages)
+    directory.open_directory(where, resolved, path.read_text("utf-8"), resume)
     environment = _environment(where, chosen, n_jobs)
     log = directory.Log(where)
     workshop = Workshop(path.stem, study, languages, where, chosen)
@@ -115,7 +117,7 @@ def collect(workshop: Workshop, everything: Sequence[Cell]) -> dict[str, pd.Data
         references = workshop.references()
     tables = {}
     for name in ("certificates", "measurements", "trajectory", "completions"):
-        parts = [directory.read_table(cell.table(workshop.directory, name)) for cell in everything]
+        parts = [columns.read(cell.table(workshop.directory, name), COLUMNS[name], AGAIN) for cell in everything]
         tables[name] = pd.concat(parts + ([references[name]] if name in references else []), ignore_index=True)
     return tables
 
@@ -161,6 +163,6 @@ def _environment(where: Path, device: str, jobs: int) -> dict[str, Any]:
     path = where / "env.json"
     if path.is_file():
         with contextlib.suppress(ValueError, KeyError, TypeError):  # a damaged record of the past stops nobody
-            environment["seconds"] = float(json.loads(path.read_text("utf-8"))["seconds"])
+            environment["seconds"] = float(read_json(path)["seconds"])
     atomic.write_json(path, environment)
     return environment

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 from pydantic import Field, field_validator, model_validator
 
+from lmtest import limits
 from lmtest.claims import Claim, check_claims
 from lmtest.errors import UsageError, nearest
 from lmtest.evaluators.contract import Evaluated, Measured
@@ -25,6 +26,9 @@ from lmtest.validation import Table, read_toml, validate
 from lmtest.variants.preserve.tables import Preserving
 from lmtest.variants.registry import Derivation, DerivedConfig
 from lmtest.variants.rows import derived_values
+
+MOST_SEEDS = 10_000
+LARGEST_SEED = 10**18 - 1
 
 REFERENCES = ("reference", "language", "uniform", "stop", "rule_keeper", "ngram", "normative")
 """Names that the reference models have in the tables, or that mark them."""
@@ -150,19 +154,19 @@ class Study(Table):
 
 def parse_seeds(seeds: str | int | Sequence[int]) -> list[int]:
     """ "0-7" → 0 … 7; "0,3-5" → 0 3 4 5; 8 → 0 … 7. Raises UsageError on anything else, and on repeated seeds."""
-    result: list[int] = []
     if isinstance(seeds, int):
-        result = list(range(seeds))
+        ranges = [range(seeds)]
     elif isinstance(seeds, str):
-        for part in seeds.split(","):
-            match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
-            if match is None:
-                raise UsageError(f"cannot read the seeds {seeds!r}: write 0-7 (inclusive), or 0,2,5")
-            result += range(int(match[1]), int(match[2] or match[1]) + 1)
+        matches = [re.fullmatch(r"\s*([0-9]{1,18})\s*(?:-\s*([0-9]{1,18})\s*)?", part) for part in seeds.split(",")]
+        if None in matches:
+            raise UsageError(f"cannot read the seeds {seeds!r}: write 0-7 (inclusive), or 0,2,5")
+        ranges = [range(int(match[1]), int(match[2] or match[1]) + 1) for match in matches if match is not None]
     else:
-        result = list(seeds)
-    if not result or len(set(result)) < len(result) or min(result) < 0:
-        raise UsageError(f"expected one or more distinct seeds ≥ 0, found {seeds!r}")
+        ranges = [range(seed, seed + 1) for seed in seeds]
+    limits.check("seeds", sum(part.stop - part.start for part in ranges), MOST_SEEDS, "ask for fewer")
+    result = [seed for part in ranges for seed in part]
+    if not result or len(set(result)) < len(result) or not 0 <= min(result) <= max(result) <= LARGEST_SEED:
+        raise UsageError(f"expected one or more distinct seeds from 0 to {LARGEST_SEED}, found {seeds!r}")
     return result
 
 
@@ -174,6 +178,13 @@ def load_study(
     Returns the study and its languages by name. Raises UsageError: unknown keys with the nearest known one, claims about
     models or variants that do not exist, …
     """
+    with limits.within(f"reading {path}"):
+        return _load_study(path, overrides, seeds)
+
+
+def _load_study(
+    path: Path, overrides: Sequence[str], seeds: str | int | Sequence[int] | None
+) -> tuple[Study, dict[str, Language]]:
     data = read_toml(path)
     for override in overrides:
         apply_override(data, override)

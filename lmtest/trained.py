@@ -60,14 +60,7 @@ def _open(directory: Path, device: str) -> Workshop:
     path = directory / "resolved.json"
     if not path.is_file():
         raise UsageError(f"{directory} is no run directory (no resolved.json); `lmtest run FILE --out DIR` makes one")
-    try:
-        return Workshop.load(directory, device)
-    except UsageError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(
-            f"{path} is damaged ({type(error).__name__}: {error}): restore it, or run the study again"
-        ) from None
+    return Workshop.load(directory, device)
 
 
 def _trained_on(workshop: Workshop, language: Language | None, directory: Path) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from lmtest import limits
 from lmtest.errors import UsageError, nearest
 
 
@@ -21,13 +23,40 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file; UsageError where it is missing or no TOML."""
+    """The tables of a TOML file; UsageError where it is missing, too large or no TOML."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        # Devices and pipes have no size, and may have no end.
+        if path.exists() and not path.is_file():
+            raise UsageError(f"cannot read {path}: expected a file")
+        limits.check(f"bytes in {path}", path.stat().st_size, limits.MOST_BYTES, "make it smaller")
+        text = path.read_bytes().decode("utf-8")
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not a TOML file: {error}") from None
+    return parse_toml(text, str(path))
+
+
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """The tables of TOML text; UsageError, with `where` in front, where it is none."""
+    try:
+        return tomllib.loads(text)
+    except ValueError as error:  # beside TOMLDecodeError, numbers of too many digits and dates that are none
+        raise UsageError(f"{where} is not a TOML file: {error}") from None
+    except RecursionError:
+        raise UsageError(
+            f"{where} is not a TOML file that can be read: its tables or lists are nested too deeply"
+        ) from None
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; UsageError where it is missing or damaged."""
+    try:
+        return json.loads(path.read_bytes().decode("utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is damaged ({error})") from None
 
 
 def validate(model: type[Model], data: dict[str, Any], where: str) -> Model:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,7 +14,8 @@ import torch
 
 from lmtest import atomic
 from lmtest.cells import TABLES, Cell
-from lmtest.directory import CERTIFICATE_COLUMNS, IDENTITY, MEASUREMENT_COLUMNS
+from lmtest.columns import CERTIFICATES, IDENTITY, MEASUREMENTS, TRAJECTORY
+from lmtest.errors import UsageError
 from lmtest.evaluators.evaluator import Evaluator
 from lmtest.evaluators.registry import trainable
 from lmtest.evaluators.rule_extrapolation import RuleExtrapolation
@@ -32,7 +32,7 @@ from lmtest.training import LanguageCurriculum, TrainingConfig, train
 from lmtest.training.checkpoint import Progress, load
 from lmtest.training.curriculum import Curriculum
 from lmtest.training.loop import Steps
-from lmtest.validation import validate
+from lmtest.validation import read_json, validate
 from lmtest.variants.exchange import Cost, Exchanged, exchange_cost
 from lmtest.variants.preserve.certificate import double, function_certificate, impossible_prompts
 from lmtest.variants.preserve.tables import Preserving
@@ -58,14 +58,20 @@ class Workshop:
 
     @classmethod
     def load(cls, directory: Path, device: str) -> Workshop:
-        """From the resolved.json of a run directory: all that another process needs."""
-        resolved = json.loads((directory / "resolved.json").read_text(encoding="utf-8"))
-        where = str(directory / "resolved.json")
-        study = validate(Study, resolved["config"], where)
-        languages = {
-            name: build_language(name, entry["definition"], where) for name, entry in resolved["languages"].items()
-        }
-        return cls(resolved["name"], study, languages, directory, device)
+        """From the resolved.json of a run directory: all that another process needs. UsageError where it is damaged."""
+        path = directory / "resolved.json"
+        resolved = read_json(path)
+        try:
+            study = validate(Study, resolved["config"], str(path))
+            languages = {
+                name: build_language(name, entry["definition"], str(path))
+                for name, entry in resolved["languages"].items()
+            }
+            return cls(resolved["name"], study, languages, directory, device)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UsageError(
+                f"{path} is damaged ({type(error).__name__}: {error}): restore it, or run the study again"
+            ) from None
 
     @cached_property
     def evaluators(self) -> dict[str, list[Evaluator]]:
@@ -112,7 +118,7 @@ class Workshop:
             added = [] if parent is None else self._added(model, parent, labels["language"], cell.seeds)
             tables = self.measure(model, labels, cell.seeds, self._last_probes(cell, progress), added)
             trajectory = self._label(pd.DataFrame(progress.probes), labels)
-        tables["trajectory"] = trajectory.reindex(columns=[*MEASUREMENT_COLUMNS, "step", "kl"])
+        tables["trajectory"] = trajectory.reindex(columns=list(TRAJECTORY))
         for name in TABLES:
             atomic.write_parquet(cell.table(self.directory, name), tables[name])
 
@@ -283,11 +289,11 @@ class Workshop:
         measurements["saturated"] = measurements["seed"].map(dict(zip(seeds, saturated, strict=True)))
         completions = self._label(pd.concat(completed, ignore_index=True) if completed else pd.DataFrame(), labels)
         return {
-            "certificates": self._label(certificates, labels)[CERTIFICATE_COLUMNS],
-            "measurements": self._label(measurements, labels)[MEASUREMENT_COLUMNS],
+            "certificates": self._label(certificates, labels)[list(CERTIFICATES)],
+            "measurements": self._label(measurements, labels)[list(MEASUREMENTS)],
             "completions": completions[[*IDENTITY, *(c for c in completions.columns if c not in IDENTITY)]]
             if len(completions)
-            else pd.DataFrame(columns=IDENTITY),
+            else pd.DataFrame(columns=list(IDENTITY)),
         }
 
     def _certify(self, language: Language, model: LanguageModel, draws: int, *stream: str | int) -> Certificate:

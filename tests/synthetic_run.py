@@ -170,7 +170,7 @@ def write_run(directory: Path) -> Path:
     verdicts = [
         {
             "claim": f"rule_extrapolation/{name}", "statement": statement, "verdict": verdict, "effect": effect,
-            "lower": lower, "upper": upper, "p_value": p, "seeds_used": 8, "seeds_asked": 8, "published": "0.437",
+            "lower": lower, "upper": upper, "p_value": p, "seeds_used": 8, "seeds_asked": 8, "published": 0.437,
             "source": "paper", "p_raw": p, "test": "Welch", "note": note,
         }
         for name, statement, verdict, effect, lower, upper, p, note in claims

@@ -14,7 +14,8 @@ from tiny import MAIN, TINY
 from lmtest.adapters.given import Given
 from lmtest.atomic import write_json
 from lmtest.cli import main
-from lmtest.directory import CERTIFICATE_COLUMNS, MEASUREMENT_COLUMNS, Run
+from lmtest.columns import CERTIFICATES, MEASUREMENTS
+from lmtest.directory import Run
 from lmtest.errors import LmtestError, UsageError
 from lmtest.evaluate import Evaluation, evaluate, load_model
 from lmtest.export.hugging_face import export_hugging_face
@@ -48,8 +49,8 @@ def lmtest(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
 
 def test_a_run_has_the_certificate_and_greedy_measurements_that_it_had(run: Run, of_run: Evaluation) -> None:
     old = run.certificates[run.certificates["variant"] == "normal"].reset_index(drop=True)
-    assert list(of_run.certificates.columns) == CERTIFICATE_COLUMNS
-    assert list(of_run.measurements.columns) == MEASUREMENT_COLUMNS
+    assert list(of_run.certificates.columns) == list(CERTIFICATES)
+    assert list(of_run.measurements.columns) == list(MEASUREMENTS)
     assert set(of_run.certificates["seed"]) == {0, 1, 2}  # two stacks, all of them
     np.testing.assert_allclose(of_run.certificates["kl"], old["kl"], rtol=1e-5)
     assert (of_run.measurements["study"] == "evaluate").all()

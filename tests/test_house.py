@@ -24,7 +24,7 @@ FLOORS = [
     "claims",
     "report",
 ]
-GROUND = {"errors", "seeds", "atomic", "validation", "measurement"}
+GROUND = {"columns", "errors", "limits", "seeds", "atomic", "validation", "measurement"}
 """What every floor may use."""
 
 

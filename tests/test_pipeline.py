@@ -17,7 +17,8 @@ from tiny import MAIN, TINY
 import lmtest
 from lmtest import atomic
 from lmtest.cells import Cell, cells
-from lmtest.directory import CERTIFICATE_COLUMNS, MEASUREMENT_COLUMNS, Run
+from lmtest.columns import CERTIFICATES, MEASUREMENTS, TRAJECTORY
+from lmtest.directory import Run
 from lmtest.errors import Interrupted, LmtestError, UsageError
 from lmtest.pipeline import Silent, run_study
 from lmtest.study import load_study
@@ -54,9 +55,9 @@ def test_a_run_leaves_everything_the_contract_names(straight: Run) -> None:
     assert {"config.toml", "resolved.json", "env.json", "log.jsonl", "checkpoints", "figures", "report.html"} <= names
     assert {f"{name}.parquet" for name in TABLES} <= names
     assert (straight.directory / "config.toml").read_text() == MAIN.read_text()
-    assert list(straight.certificates.columns) == CERTIFICATE_COLUMNS
-    assert list(straight.measurements.columns) == MEASUREMENT_COLUMNS
-    assert list(straight.trajectory.columns) == [*MEASUREMENT_COLUMNS, "step", "kl"]
+    assert list(straight.certificates.columns) == list(CERTIFICATES)
+    assert list(straight.measurements.columns) == list(MEASUREMENTS)
+    assert list(straight.trajectory.columns) == list(TRAJECTORY)
     assert list(straight.verdicts.columns)[:10] == (
         [
             "claim",

@@ -11,8 +11,8 @@ import pytest
 from scipy import stats
 from tiny import MAIN, TINY
 
-from lmtest.claims import PUBLISHED_COLUMNS
 from lmtest.claims.published import CANDIDATE_COLUMNS
+from lmtest.columns import PUBLISHED
 from lmtest.directory import Run
 from lmtest.errors import UsageError
 from lmtest.evaluators.chance import uniform_chance
@@ -249,7 +249,7 @@ def test_chance_is_computed_of_the_rules_asked_alone() -> None:
 def test_a_run_writes_its_published_cells(tmp_path: Path) -> None:
     asked = f'published_tables=[{{table="{NEURIPS}",languages={{anbn_small="anbn"}},variant="normal"}}]'
     run = run_study(MAIN, out=tmp_path / "out", overrides=[*TINY, "claims=[]", asked], seeds="0-1", jobs=1)
-    assert list(run.published.columns) == list(PUBLISHED_COLUMNS)
+    assert list(run.published.columns) == list(PUBLISHED)
     assert set(run.published["model"]) == {"transformer", "people"}
     greedy = run.published[(run.published["decoding"] == "greedy") & (run.published["model"] == "transformer")]
     assert len(greedy) == 5

@@ -4,8 +4,8 @@ from lmtest.claims.attainability import attainability
 from lmtest.claims.check import check_claims
 from lmtest.claims.compare import compare_runs
 from lmtest.claims.groups import KL
-from lmtest.claims.judge import VERDICT_COLUMNS, judge
-from lmtest.claims.published import PUBLISHED_COLUMNS, compare_published
+from lmtest.claims.judge import judge
+from lmtest.claims.published import compare_published
 from lmtest.claims.schema import (
     Claim,
     Correlation,
@@ -20,8 +20,6 @@ from lmtest.evaluators.contract import Evaluated, Measured
 
 __all__ = [
     "KL",
-    "PUBLISHED_COLUMNS",
-    "VERDICT_COLUMNS",
     "Claim",
     "Correlation",
     "Difference",

@@ -12,24 +12,7 @@ from lmtest.claims import statistics as st
 from lmtest.claims.comparisons import comparisons, outcome, test_name
 from lmtest.claims.samples import Tables, draw_samples, shortages
 from lmtest.claims.schema import Claim
-
-VERDICT_COLUMNS = {
-    "claim": "str",
-    "statement": "str",
-    "verdict": "str",
-    "effect": "float64",
-    "lower": "float64",
-    "upper": "float64",
-    "p_value": "float64",
-    "seeds_used": "int64",
-    "seeds_asked": "int64",
-    "published": "float64",
-    "source": "str",
-    "p_raw": "float64",
-    "test": "str",
-    "note": "str",
-}
-"""The columns of the verdict table, in order, with their types."""
+from lmtest.columns import VERDICTS
 
 
 def judge(
@@ -40,7 +23,7 @@ def judge(
     seeds_asked: int,
     required_saturated: float,
 ) -> pd.DataFrame:
-    """The verdict table of a study (VERDICT_COLUMNS), one row a claim, in the order of `claims`.
+    """The verdict table of a study (VERDICTS), one row a claim, in the order of `claims`.
 
     `effect lower upper` are in the measure's unit (nats per string for "kl"), with a 95 % interval over seeds, and
     belong to the comparison that goes least the claim's way (where some refute the claim, the worst of those):
@@ -66,13 +49,13 @@ def judge(
     """
     tables = Tables(measurements, certificates, completions)
     findings = [_examine(claim, tables, seeds_asked, required_saturated) for claim in claims]
-    table = pd.DataFrame([row for row, _ in findings], columns=list(VERDICT_COLUMNS))
+    table = pd.DataFrame([row for row, _ in findings], columns=list(VERDICTS))
     table["p_value"] = st.holm(table["p_raw"].to_numpy(dtype=np.float64))
     table["verdict"] = [
         reached or ("supported" if p <= st.ALPHA else "undecided")
         for p, (_, reached) in zip(table["p_value"], findings, strict=True)
     ]
-    return table.astype(VERDICT_COLUMNS)
+    return table.astype(VERDICTS)
 
 
 def _examine(claim: Claim, tables: Tables, asked: int, required: float) -> tuple[dict[str, object], str | None]:

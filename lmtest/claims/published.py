@@ -11,6 +11,7 @@ import pandas as pd
 from scipy.stats import t
 
 from lmtest.claims import statistics as st
+from lmtest.columns import NUMBER, PUBLISHED, TEXT
 
 TOLERANCE = 0.05
 """Differences of accuracies up to this are none."""
@@ -26,27 +27,17 @@ NOT_REPRODUCED = "not reproduced"
 CELL = ["language", "model", "variant", "measure", "prompt_set", "decoding"]
 """What ours and theirs have in common, in our names."""
 
-_TEXT, _NUMBER, _COUNT = "str", "float64", "int64"
 CANDIDATE_COLUMNS = (
-    dict.fromkeys([*CELL, "their_language", "label"], _TEXT)
-    | dict.fromkeys(["value", "value_rounding", "spread", "seeds"], _NUMBER)
-    | dict.fromkeys(["their_excess", "their_excess_lower", "epsilon", "trivial"], _NUMBER)
-    | dict.fromkeys(["source", "note"], _TEXT)
+    dict.fromkeys([*CELL, "their_language", "label"], TEXT)
+    | dict.fromkeys(["value", "value_rounding", "spread", "seeds"], NUMBER)
+    | dict.fromkeys(["their_excess", "their_excess_lower", "epsilon", "trivial"], NUMBER)
+    | dict.fromkeys(["source", "note"], TEXT)
 )
 """What `compare_published` is handed: published cells and what is exact about their languages."""
 
-PUBLISHED_COLUMNS = (
-    dict.fromkeys([*CELL, "label"], _TEXT)
-    | dict.fromkeys(["value", "spread", "seeds", "their_excess", "trivial", "ours", "ours_sd"], _NUMBER)
-    | dict.fromkeys(["ours_seeds", "ours_saturated"], _COUNT)
-    | dict.fromkeys(["difference", "lower", "upper"], _NUMBER)
-    | dict.fromkeys(["verdict", "comment", "source", "note"], _TEXT)
-)
-"""The columns of the table of published cells, in order, with their types."""
-
 
 def compare_published(rows: pd.DataFrame, measurements: pd.DataFrame, certificates: pd.DataFrame) -> pd.DataFrame:
-    """Published cells (CANDIDATE_COLUMNS) → PUBLISHED_COLUMNS, one row for each cell that we have measured, in order.
+    """Published cells (CANDIDATE_COLUMNS) → PUBLISHED, one row for each cell that we have measured, in order.
 
     What people answered is kept without a comparison: nothing of ours, and no verdict.
 
@@ -75,7 +66,7 @@ def compare_published(rows: pd.DataFrame, measurements: pd.DataFrame, certificat
         elif sample is not None:
             good = saturated.get((row["language"], row["model"], row["variant"]), set())
             found.append(_compare({str(key): value for key, value in row.items()}, sample, good))
-    return pd.DataFrame(found, columns=list(PUBLISHED_COLUMNS)).astype(PUBLISHED_COLUMNS)
+    return pd.DataFrame(found, columns=list(PUBLISHED)).astype(PUBLISHED)
 
 
 def welch_from_summaries(

@@ -151,7 +151,7 @@ def _floor(run: RunTables) -> dict[str, Any]:
         "epsilon": f"{run.epsilon:g}",
         "id": prompts.get("id", {}).get("count", 0),
         "ood": sum(of["count"] for name, of in prompts.items() if name.startswith("ood")),
-        "heldout": prompts["ood_heldout"]["count"] if run.heldout == "ood_heldout" else None,
+        "heldout": prompts["ood_heldout"]["count"] if "ood_heldout" in prompts else None,
         "chance": num(run.chance(HEADLINE, run.heldout, "greedy")),
         "stop": num(run.reference("stop", HEADLINE, run.heldout, "greedy")),
         "finish": num(run.chance("finish_rate", run.heldout, "greedy")),

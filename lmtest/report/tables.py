@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,29 +10,15 @@ from typing import Any
 
 import pandas as pd
 
+from lmtest import columns
 from lmtest.errors import UsageError
+from lmtest.report.resolved import Environment, Resolved
+from lmtest.validation import read_json, validate
 
 Key = tuple[str, str]
 """A row of the result tables: (model, variant)."""
 
-IDENTITY = ("study", "language", "model", "variant", "seed")
-CERTIFICATES = (*IDENTITY, "kl", "kl_lower", "kl_upper", "kl_per_token", "exact", "saturated")
-MEASUREMENTS = (
-    *(*IDENTITY, "evaluator", "measure", "prompt_set", "decoding"),
-    *("value", "lower", "upper", "count", "chance", "saturated"),
-)
-TRAJECTORY = (*MEASUREMENTS, "step", "kl")
-COMPLETIONS = (*IDENTITY, "evaluator", "prompt_set", "prompt", "decoding", "replicate", "completion", "finished")
 RULE_COLUMNS = ("grammatical", "broken")  # of the completions of rule extrapolation alone
-VERDICTS = (
-    *("claim", "statement", "verdict", "effect", "lower", "upper", "p_value", "seeds_used", "seeds_asked"),
-    *("published", "source", "p_raw", "test", "note"),
-)
-PUBLISHED = (
-    *("language", "model", "variant", "measure", "prompt_set", "decoding", "label", "value", "spread", "seeds"),
-    *("their_excess", "trivial", "ours", "ours_sd", "ours_seeds", "ours_saturated", "difference", "lower", "upper"),
-    *("verdict", "comment", "source", "note"),
-)
 RESOLVED = ("schema_version", "name", "title", "config", "languages", "published")
 
 REFERENCE = "reference"
@@ -66,7 +51,7 @@ class RunTables:
         published = [row for row in self.resolved["published"] if row.get("language") in (None, language)]
         completions = select(self.completions, language=language)
         # The rules of other languages leave empty columns behind.
-        always = (*COMPLETIONS, *RULE_COLUMNS)
+        always = (*columns.COMPLETIONS, *RULE_COLUMNS)
         known = [name for name in completions if name in always or completions[name].notna().any()]
         rest = {"languages": {language: self.resolved["languages"][language]}, "published": published}
         return replace(
@@ -152,7 +137,6 @@ class RunTables:
     def margins(self) -> list[float]:
         """Margins (nats per string) of the study's claims that losses are equivalent."""
         claims = self.resolved["config"].get("claims", [])
-        claims = claims.values() if isinstance(claims, dict) else claims
         found = {
             float(claim["margin"])
             for claim in claims
@@ -224,15 +208,21 @@ def load(directory: Path) -> RunTables:
         raise UsageError(
             f"{directory / 'resolved.json'} lacks {', '.join(absent)}: {_remedy(directory / 'resolved.json')}"
         )
+    env = _json(directory / "env.json")
+    for schema, value, name in ((Resolved, resolved, "resolved.json"), (Environment, env, "env.json")):
+        try:
+            validate(schema, value, str(directory / name))
+        except UsageError as error:
+            raise UsageError(f"{error}: {_remedy(directory / name)}") from None
     return RunTables(
         resolved=resolved,
-        env=_json(directory / "env.json"),
-        certificates=_parquet(directory / "certificates.parquet", CERTIFICATES),
-        measurements=_parquet(directory / "measurements.parquet", MEASUREMENTS),
-        trajectory=_parquet(directory / "trajectory.parquet", TRAJECTORY, optional=True),
+        env=env,
+        certificates=_parquet(directory / "certificates.parquet", columns.CERTIFICATES),
+        measurements=_parquet(directory / "measurements.parquet", columns.MEASUREMENTS),
+        trajectory=_parquet(directory / "trajectory.parquet", columns.TRAJECTORY, optional=True),
         completions=_completions(directory / "completions.parquet"),
-        verdicts=_parquet(directory / "verdicts.parquet", VERDICTS, optional=True),
-        published=_parquet(directory / "published.parquet", PUBLISHED, optional=True),
+        verdicts=_parquet(directory / "verdicts.parquet", columns.VERDICTS, optional=True),
+        published=_parquet(directory / "published.parquet", columns.PUBLISHED, optional=True),
     )
 
 
@@ -264,36 +254,25 @@ def _require(path: Path) -> None:
 def _json(path: Path) -> dict[str, Any]:
     _require(path)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UsageError(f"{path} is not JSON ({error}): {_remedy(path)}") from error
+        value = read_json(path)
+    except UsageError as error:
+        raise UsageError(f"{error}: {_remedy(path)}") from None
     if not isinstance(value, dict):
         raise UsageError(f"expected an object in {path}, found a {type(value).__name__}: {_remedy(path)}")
     return value
 
 
-def _parquet(path: Path, columns: tuple[str, ...], *, optional: bool = False) -> pd.DataFrame:
+def _parquet(path: Path, needed: columns.Columns, *, optional: bool = False) -> pd.DataFrame:
     if optional and not path.is_file():
-        return pd.DataFrame(columns=list(columns))
+        return pd.DataFrame(columns=list(needed))
     _require(path)
-    try:
-        frame = pd.read_parquet(path)
-    except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
-        raise UsageError(f"{path} is not parquet ({error}): {_remedy(path)}") from error
-    if optional and frame.empty:
-        return pd.DataFrame(columns=list(columns))
-    return _with_columns(frame, columns, path)
+    table = columns.read(path, needed, _remedy(path))
+    return pd.DataFrame(columns=list(needed)) if optional and table.empty else table
 
 
 def _completions(path: Path) -> pd.DataFrame:
     """Completions; what rule extrapolation says of them is left empty where it was not asked."""
-    frame = _parquet(path, COMPLETIONS, optional=True)
-    if (frame["evaluator"] == RULES).any():
-        _with_columns(frame, RULE_COLUMNS, path)
-    return frame.reindex(columns=[*dict.fromkeys([*frame.columns, *RULE_COLUMNS])])
-
-
-def _with_columns(frame: pd.DataFrame, columns: tuple[str, ...], path: Path) -> pd.DataFrame:
-    if absent := [column for column in columns if column not in frame.columns]:
+    frame = _parquet(path, columns.COMPLETIONS, optional=True)
+    if (frame["evaluator"] == RULES).any() and (absent := [c for c in RULE_COLUMNS if c not in frame]):
         raise UsageError(f"{path} lacks the columns {', '.join(absent)}: it is of another version; {_remedy(path)}")
-    return frame
+    return frame.reindex(columns=[*dict.fromkeys([*frame.columns, *RULE_COLUMNS])])

@@ -6,15 +6,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import safetensors
 import safetensors.torch
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from lmtest import atomic
 from lmtest.errors import UsageError
+from lmtest.validation import Table
 
 SCHEMA = 1
 METADATA = "lmtest"
@@ -29,6 +31,21 @@ class Progress:
     """Row of the stack → the step at which its certificate stopped it."""
     probes: list[dict[str, Any]] = field(default_factory=list)
     finished: bool = False
+
+
+class _Progress(Table):
+    step: int
+    stopped: dict[Annotated[int, Field(strict=False)], int]  # JSON has no numbers as keys
+    probes: list[dict[str, Any]]
+    finished: bool
+
+
+class _Told(Table):
+    """The metadata of a file, which may be damaged."""
+
+    schema_: Literal[1] = Field(alias="schema")
+    identity: dict[str, Any]
+    progress: _Progress
 
 
 def save(
@@ -47,9 +64,9 @@ def load(path: Path, identity: Mapping[str, Any]) -> tuple[Progress, dict[str, T
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = json.loads(file.metadata()[METADATA])
             tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        progress = Progress(**metadata["progress"])
-        found = metadata["identity"]
-    except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        told = _Told.model_validate(metadata)
+        progress, found = Progress(**vars(told.progress)), told.identity
+    except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise UsageError(
             f"the checkpoint {path} is damaged ({error}); delete it, and --resume trains this part again"
         ) from None
@@ -59,7 +76,6 @@ def load(path: Path, identity: Mapping[str, Any]) -> tuple[Progress, dict[str, T
             f"the checkpoint {path} is of another {wrong[0]}: expected {expected.get(wrong[0])}, "
             f"found {found.get(wrong[0])}; give a fresh --out, or undo the change"
         )
-    progress.stopped = {int(row): step for row, step in progress.stopped.items()}
     parts = {
         prefix: {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         for prefix in ("model.", "optimizer.")

@@ -13,7 +13,6 @@ from scipy.stats import binom
 from statsmodels.stats.proportion import proportion_confint
 
 from lmtest.claims import (
-    VERDICT_COLUMNS,
     Claim,
     Difference,
     Equivalence,
@@ -24,6 +23,7 @@ from lmtest.claims import (
     judge,
 )
 from lmtest.claims import statistics as st
+from lmtest.columns import VERDICTS
 from lmtest.errors import UsageError
 
 DESIGN_COLUMNS = ["claim", "statement", "verdict", "effect", "lower", "upper", "p_value"]
@@ -113,7 +113,7 @@ def test_the_table_has_the_designs_columns_first_whatever_the_claims() -> None:
     for claims in ([], [order("low", "high")]):
         table = judge(claims, measured({"low": LOW, "high": HIGH}), pd.DataFrame(), pd.DataFrame(), 8, 0.75)
         assert list(table.columns) == [*DESIGN_COLUMNS, "p_raw", "test", "note"]
-        assert {name: str(dtype) for name, dtype in table.dtypes.items()} == VERDICT_COLUMNS
+        assert {name: str(dtype) for name, dtype in table.dtypes.items()} == VERDICTS
 
 
 @pytest.mark.parametrize(

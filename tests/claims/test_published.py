@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as some
 from scipy import stats
 
-from lmtest.claims import PUBLISHED_COLUMNS, compare_published
+from lmtest.claims import compare_published
 from lmtest.claims.published import CANDIDATE_COLUMNS, TOLERANCE, welch_from_summaries
+from lmtest.columns import PUBLISHED
 
 SPECIFIED = (
     "language model variant measure prompt_set decoding label value spread seeds their_excess trivial ours ours_sd"
@@ -44,7 +45,7 @@ def certified(seeds: int, failed: int = 0) -> pd.DataFrame:
 
 def compared(rows: pd.DataFrame, values: list[float] = OURS, failed: int = 0, **keys: Any) -> pd.Series:
     table = compare_published(rows, measured(values, **keys), certified(len(values), failed))
-    assert list(table.columns) == SPECIFIED.split() == list(PUBLISHED_COLUMNS)
+    assert list(table.columns) == SPECIFIED.split() == list(PUBLISHED)
     assert len(table) == 1
     return table.iloc[0]
 
