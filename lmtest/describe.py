@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
+from lmtest import limits
 from lmtest.errors import UsageError
 from lmtest.languages import Language
+from lmtest.languages.base import check_count
 from lmtest.languages.classes import classify
 from lmtest.languages.derivations import shortest_ambiguous
 from lmtest.languages.distinguishability import distinguishability
@@ -20,65 +24,88 @@ from lmtest.languages.pcfg import Pcfg
 from lmtest.languages.prompts import PromptSet, prompts_of_length, published_prompts
 from lmtest.languages.rule_checks import conjunction, rule_shares
 from lmtest.models.normative import Normative, explain
-from lmtest.models.reference import reference_models
+from lmtest.models.reference import has_normative
 
 LIKELIEST = 10
 AMBIGUITY_LENGTH = 8
 """Symbols of the strings that are searched for a second derivation."""
 EXPLANATIONS = 3
 """How many of the normative predictor's likeliest rule lists are told."""
+NO_FACT = object()
+"""There is no such fact about a language of this kind."""
 
 
 def describe(language: Language, length: int, draws: int) -> dict[str, Any]:
-    """Symbols, law, floor of the loss (nats per string and per token), likely strings, rules, prompts of `length`."""
-    tokens = language.mean_length() + 1
-    floor: dict[str, Any] | str
-    try:
-        entropy = language.entropy(draws=draws)
-        floor = {
-            "nats_per_string": entropy.value,
-            "half_width": entropy.half_width,
-            "exact": entropy.exact,
-            "nats_per_token": entropy.value / tokens if math.isfinite(tokens) else 0.0,
-        }
-    except UsageError as error:
-        if draws < 2:
-            raise
-        floor = str(error)
-    facts: dict[str, Any] = {
-        "name": language.name,
-        "title": language.title,
-        "source": language.source,
-        "symbols": list(language.symbols),
-        "max_length": language.max_length,
-        "class": _class(language),
-        "length": _lengths(language, draws),
-        "entropy": floor,
-    }
+    """All `facts` of a language."""
+    return dict(facts(language, length, draws))
+
+
+def facts(language: Language, length: int, draws: int) -> Iterator[tuple[str, Any]]:
+    """Symbols, law, floor of the loss (nats per string and per token), likely strings, rules, prompts of `length`, one by one.
+
+    A fact that cannot be had, or takes too long (`limits.within`), is the text that says why.
+    """
+    check_count("a prompt length", length, 1)
+    check_count("a number of draws", draws, 2)
+    for name, fact in _facts(language, length, draws):
+        try:
+            with limits.within("this fact"):
+                found = fact()
+        except UsageError as error:
+            found = str(error)
+        if found is not NO_FACT:
+            yield name, found
+
+
+def _facts(language: Language, length: int, draws: int) -> Iterator[tuple[str, Callable[[], Any]]]:
+    for name in ("name", "title", "source", "symbols", "max_length"):
+        yield name, partial(getattr, language, name)
+    yield "class", lambda: _class(language)
+    yield "length", lambda: _lengths(language, draws)
+    floor = cache(lambda: _floor(language, draws))
+    yield "entropy", floor
     if isinstance(language, Pcfg):
-        facts["ambiguity"] = _ambiguity(language)
+        yield "ambiguity", lambda: _ambiguity(language)
     if isinstance(language, HmmMixture):
-        if isinstance(floor, dict):  # EOS is certain, and counts as a token
-            per_symbol = {
-                key: floor[name] / language.length
-                for key, name in (("value", "nats_per_string"), ("half_width", "half_width"))
-            }
-            facts["nats_per_symbol"] = {key: round(value, 5) for key, value in per_symbol.items()}
-        facts["mixture"] = _mixture(language)
-    support = language.support()
-    uncounted = "too many to list" if math.isfinite(language.longest) else "infinitely many, or too many to list"
-    facts["strings"] = uncounted if support is None else len(support.rows)
-    facts["first_symbol"] = {symbol: round(p, 6) for symbol, p in language.next_symbol_law("").items()}
-    facts["samples"] = [language.vocabulary.text(s) for s in language.sample(5, seed=0)]
-    facts["likeliest"] = _likeliest(language)
-    facts["rules"] = _rules(language, draws)
-    normative = reference_models(language).get("normative")
-    if isinstance(normative, Normative):
-        facts["explanations"] = explain(normative, EXPLANATIONS)
-    facts["prompts"] = _prompts(language, length)
+        yield "nats_per_symbol", lambda: _per_symbol(floor(), language.length)
+        yield "mixture", lambda: _mixture(language)
+    yield "strings", lambda: _strings(language)
+    yield "first_symbol", lambda: {symbol: round(p, 6) for symbol, p in language.next_symbol_law("").items()}
+    yield "samples", lambda: [language.vocabulary.text(s) for s in language.sample(5, seed=0)]
+    yield "likeliest", lambda: _likeliest(language)
+    yield "rules", lambda: _rules(language, draws)
+    yield "explanations", lambda: _explanations(language)
+    yield "prompts", lambda: {"length": length} | _split(*prompts_of_length(language, length))
     if language.prompts:
-        facts["published_prompts"] = _split(*published_prompts(language))
-    return facts
+        yield "published_prompts", lambda: _split(*published_prompts(language))
+
+
+def _floor(language: Language, draws: int) -> dict[str, Any]:
+    entropy, tokens = language.entropy(draws=draws), language.mean_length() + 1
+    return {
+        "nats_per_string": entropy.value,
+        "half_width": entropy.half_width,
+        "exact": entropy.exact,
+        "nats_per_token": entropy.value / tokens if math.isfinite(tokens) else 0.0,
+    }
+
+
+def _per_symbol(floor: dict[str, Any], length: int) -> dict[str, float]:
+    """The floor of documents of `length` symbols, in nats per symbol: EOS is certain, and counts as a token elsewhere."""
+    return {
+        "value": round(floor["nats_per_string"] / length, 5),
+        "half_width": round(floor["half_width"] / length, 5),
+    }
+
+
+def _explanations(language: Language) -> Any:
+    return explain(Normative.fit(language), EXPLANATIONS) if has_normative(language) else NO_FACT
+
+
+def _strings(language: Language) -> int | str:
+    if (support := language.support()) is not None:
+        return len(support.rows)
+    return "too many to list" if math.isfinite(language.longest) else "infinitely many, or too many to list"
 
 
 def _class(language: Language) -> dict[str, str]:
@@ -154,16 +181,6 @@ def _mixture(language: HmmMixture) -> dict[str, Any]:
             pairs = pairs[pairs["start"] == "worst"]
             facts[f"distinguishable_pairs_at_k_{k}"] = f"{int(pairs['holds'].sum())} of {len(pairs)}"
     return facts
-
-
-def _prompts(language: Language, length: int) -> dict[str, Any] | str:
-    if length < 1:
-        raise UsageError(f"expected a prompt length of at least 1, found {length}")
-    try:
-        inside, outside = prompts_of_length(language, length)
-    except UsageError as error:
-        return str(error)
-    return {"length": length} | _split(inside, outside)
 
 
 def _split(inside: PromptSet, outside: PromptSet) -> dict[str, Any]:

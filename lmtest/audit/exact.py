@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from lmtest import limits
 from lmtest.errors import LmtestError, UsageError
 from lmtest.languages import Language, load_language, shipped_languages
 from lmtest.languages.hmm_mixture import HmmMixture
@@ -37,7 +38,8 @@ def load_languages(table: pd.DataFrame, path: Path) -> dict[str, Language]:
         if name not in found:
             beside = path.parent / name
             try:
-                found[name] = load_language(name if name in shipped or not beside.is_file() else beside)
+                with limits.within(f"reading {name}"):
+                    found[name] = load_language(name if name in shipped or not beside.is_file() else beside)
             except (LmtestError, OSError, ValueError) as error:
                 raise UsageError(f"{path}, line {line}, language: {error}") from None
     return found
@@ -130,7 +132,8 @@ def _floor(language: Language | None) -> dict[str, Any]:
     tokens, support = language.mean_length() + 1, language.support()
     known = nothing | {"tokens": tokens, "strings": math.nan if support is None else len(support.rows)}
     try:
-        entropy = language.entropy()
+        with limits.within(f"the entropy of {language.name}"):
+            entropy = language.entropy()
     except UsageError as error:
         return known | {"reason": str(error)}
     return known | {"entropy": entropy.value, "entropy_half_width": entropy.half_width}

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import re
 import signal
 import sys
+import tempfile
+import traceback
 from typing import Annotated, Any
 
 import typer
 
-from lmtest import __version__
+from lmtest import __version__, limits
 from lmtest.cli import audit, evaluate, language, power, study  # noqa: F401 (each adds its verbs)
 from lmtest.cli.app import app, console
 from lmtest.errors import Interrupted, LmtestError, UsageError
@@ -18,10 +22,23 @@ CommandLineError: Any = typer.BadParameter.__base__
 
 
 @app.callback(invoke_without_command=True)
-def version(show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
-    if show:
+def common(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    time_limit: Annotated[
+        float,
+        typer.Option(
+            help="How long reading a study or a language, or one fact about it, may take, in seconds; inf: no limit. "
+            "Stands before the verb. Training and evaluation have no limit.",
+            metavar="SECONDS",
+        ),
+    ] = limits.SECONDS,
+) -> None:
+    if version:
         typer.echo(__version__)
         raise typer.Exit
+    if not time_limit > 0:
+        raise UsageError(f"expected a --time-limit above 0 s, found {time_limit:g}")
+    limits.allowed_seconds.set(time_limit)
 
 
 def main() -> None:
@@ -43,14 +60,38 @@ def _run() -> int:
     except CommandLineError as error:
         error.show()
         return 2
+    except BrokenPipeError:  # whoever read our output has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (LmtestError, OSError) as error:
         return _say(str(error), 1)
+    except Exception as error:  # noqa: BLE001 (no traceback reaches a user; it is kept for whoever mends the fault)
+        if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)):
+            return _say("not enough memory: choose something smaller, or a machine that has more", 1)
+        return _say(
+            f"a fault of lmtest's own, {type(error).__name__}: {error}. Please report it with {_keep_traceback()}", 1
+        )
     if code == 130:  # how typer reports Ctrl-C
         return _say("what a run had saved is whole, and --resume continues it", 130)
     return code if isinstance(code, int) else 0
 
 
+LONGEST_MESSAGE = 2000
+_OUT_OF_MEMORY = re.compile(r"can't allocate memory|out of memory|not enough memory")
+"""How torch says so."""
+
+
+def _keep_traceback() -> str:
+    """Writes the traceback of the exception at hand to a file of its own; its path."""
+    with tempfile.NamedTemporaryFile("w", prefix="lmtest-", suffix=".txt", delete=False, encoding="utf-8") as file:
+        file.write(traceback.format_exc())
+    return file.name
+
+
 def _say(message: str, code: int) -> int:
+    if len(message) > LONGEST_MESSAGE:  # it quotes what was found, which may be a whole file
+        half = LONGEST_MESSAGE // 2
+        message = f"{message[:half]} […] {message[-half:]}"
     console.print(
         "interrupted:" if code == 130 else "error:", message, style="red", markup=False, highlight=False, soft_wrap=True
     )

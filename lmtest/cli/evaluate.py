@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lmtest import limits
 from lmtest.cli.app import Json, app, cell, console, output, print_json, print_table, records
 from lmtest.cli.language import LanguageArgument, load
 
@@ -120,7 +121,8 @@ def lm_eval(
     from lmtest.export.lm_eval import export_lm_eval
 
     loaded = load(language)
-    done = export_lm_eval(loaded, evaluator_of(loaded, evaluator, set_), out, rule=rule, start=start, end=end)
+    with limits.within(f"exporting prompts of {loaded.name}"):
+        done = export_lm_eval(loaded, evaluator_of(loaded, evaluator, set_), out, rule=rule, start=start, end=end)
     for task, count in done.tasks.items():
         output.print(f"{task}: {count} items", markup=False, soft_wrap=True)
     output.print(f"{done.folder}: its README.md says how to run it; {done.left_out} prompts left out", markup=False)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lmtest.cli.app import Json, app, output, print_json, print_table
+from lmtest import limits
+from lmtest.cli.app import Json, app, console, output, print_json, print_table
+from lmtest.errors import LmtestError
 
 if TYPE_CHECKING:
     from lmtest.languages import Language
@@ -64,22 +67,27 @@ def describe(
     as_json: Json = False,
 ) -> None:
     """Describe a language: its class, law, floor of the loss, likeliest strings, rules, prompts in and out of distribution."""
-    from lmtest.describe import describe as facts_of
+    from lmtest.describe import facts as facts_of
 
     loaded = load(language)
-    facts = facts_of(loaded, length, draws)
+    facts: dict[str, Any] = {}
+    with console.status(f"describing {loaded.name}") if console.is_terminal else nullcontext():
+        for name, fact in facts_of(loaded, length, draws):
+            facts[name] = fact
+            if not as_json:
+                output.print(f"[bold]{name.replace('_', ' ')}[/bold]  ", end="")
+                # The picture of the law of lengths is shown, and --json has the law.
+                shown = {k: v for k, v in fact.items() if k != "law"} if isinstance(fact, dict) else fact
+                output.print(_told(shown), markup=False, highlight=False, soft_wrap=True)
+    if as_json:
+        print_json(facts)
     if picture is not None:
         from lmtest import atomic
         from lmtest.report.lengths import length_picture
 
+        if isinstance(facts["length"], str):
+            raise LmtestError(f"no picture of the lengths: {facts['length']}")
         atomic.write_bytes(picture, length_picture(loaded.title, facts["length"]))
-    if as_json:
-        print_json(facts)
-        return
-    facts["length"].pop("law")  # the picture of it is shown, and --json has it
-    for key, value in facts.items():
-        output.print(f"[bold]{key.replace('_', ' ')}[/bold]  ", end="")
-        output.print(_told(value), markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -91,8 +99,9 @@ def sample(
 ) -> None:
     """Draw strings from a language's exact law, each with its log-probability (nats)."""
     loaded = load(language)
-    strings = loaded.sample(number, seed)
-    log_probs = loaded.log_prob(strings).tolist() if strings else []
+    with limits.within(f"drawing {number} strings of {loaded.name}"):
+        strings = loaded.sample(number, seed)
+        log_probs = loaded.log_prob(strings).tolist() if strings else []
     texts = [loaded.vocabulary.text(string) for string in strings]
     if as_json:
         print_json([{"string": t, "log_prob": p} for t, p in zip(texts, log_probs, strict=True)])
@@ -108,7 +117,8 @@ def load(language: str) -> Language:
     from lmtest.languages import load_language
 
     torch.set_num_threads(1)  # charts are many small operations: a second thread only waits
-    return load_language(language)
+    with limits.within(f"reading {language}"):
+        return load_language(language)
 
 
 def _told(value: Any, indent: str = "  ") -> str:

@@ -24,6 +24,9 @@ Row = tuple[int, ...]
 MOST_DRAW_WORK = 5e9
 """Σ length³ over the strings of a sampled entropy: about a minute of charts."""
 
+PART = 50_000_000
+"""Log-probabilities that are computed at once where only each string's last ones are wanted."""
+
 SUPPORT_LIMIT = 20_000
 """Languages with at most so many strings count as small: their sums are exact."""
 
@@ -169,8 +172,7 @@ class Language(ABC):
 
     def sample(self, n: int, seed: int) -> list[String]:
         """n independent strings from the exact law; the same `seed` gives the same strings."""
-        if n < 0:
-            raise UsageError(f"expected a number of strings ≥ 0, found {n}")
+        check_count("a number of strings", n, 0)
         return [self.vocabulary.join(row) for row in self.sample_ids(n, _generator(seed))]
 
     def log_prob(self, strings: Sequence[String]) -> np.ndarray:
@@ -208,8 +210,7 @@ class Language(ABC):
                 f"the entropy of {self.name} has no closed form, and its strings have no mean length to draw them by; "
                 "set max_length in the language file"
             )
-        if draws < 2:
-            raise UsageError(f"expected at least 2 draws, found {draws}")
+        check_count("a number of draws", draws, 2)
         rows = self.sample_ids(draws, _generator(seed))
         if (work := sum(len(row) ** 3 for row in set(rows))) > MOST_DRAW_WORK:
             raise UsageError(
@@ -225,15 +226,20 @@ class Language(ABC):
     def log_prob_ids(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
         """Rows of token ids → log-probabilities [N] float64."""
         distinct = list(dict.fromkeys(map(tuple, rows)))  # samples repeat their short strings
-        tokens, lengths = self.vocabulary.pack(distinct)
-        log_probs = self.joint_next(tokens)[torch.arange(len(distinct)), lengths, self.vocabulary.eos]
+        log_probs = self._last_joint(distinct)[:, self.vocabulary.eos]
         index = {row: i for i, row in enumerate(distinct)}
         return log_probs[[index[tuple(row)] for row in rows]]
 
     def prefix_log_prob_ids(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
         """Rows of token ids → log prefix masses [N] float64."""
-        tokens, lengths = self.vocabulary.pack(rows)
-        return self.joint_next(tokens)[torch.arange(len(rows)), lengths].logsumexp(-1)
+        return self._last_joint(rows).logsumexp(-1)
+
+    def _last_joint(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Rows of token ids → the last row of their `joint_next`, [N, V] float64."""
+        last = torch.empty(len(rows), self.vocabulary.n_outputs, dtype=torch.float64)
+        for part, tokens, lengths in self.vocabulary.pack_parts(rows, PART // self.vocabulary.n_outputs):
+            last[part] = self.joint_next(tokens)[torch.arange(len(part)), lengths]
+        return last
 
     def _rowwise(self, strings: Sequence[String], function: Callable[[Sequence[Row]], torch.Tensor]) -> np.ndarray:
         rows = [self.vocabulary.ids(string) for string in check_list(strings)]
@@ -256,6 +262,11 @@ class Language(ABC):
         # What is no token at all is as dead as PAD.
         known = (tokens >= 0) & (tokens <= self.vocabulary.pad)
         return self.joint_next(tokens.where(known, self.vocabulary.pad)).log_softmax(-1)[None]  # all −inf → NaN
+
+
+def check_count(what: str, n: object, least: int) -> None:
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < least:
+        raise UsageError(f"expected {what} that is a whole number ≥ {least}, found {n!r}")
 
 
 def _generator(seed: int) -> np.random.Generator:

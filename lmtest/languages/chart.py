@@ -17,11 +17,14 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from lmtest.languages.normal_form import NormalForm, geometric_sum
+from lmtest import limits
+from lmtest.languages.normal_form import NormalForm, check_tables, geometric_sum
 from lmtest.languages.semiring import Log, Plain, Semiring
 
 CHUNK_NUMBERS = 4_000_000
 """How many numbers the largest table of a chunk of strings may hold (8 bytes each)."""
+MOST_CHART = 250_000_000
+"""Numbers in the charts of a single string, 8 bytes each."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,8 @@ def left_corners(form: NormalForm, law: torch.Tensor | None, ring: Semiring) -> 
 
 
 def weights(form: NormalForm, limit: int | None, ring: Semiring, scale: float = 0.0) -> Weights:
-    """Everything that charts need and that does not depend on the strings."""
+    """Everything that charts need and that does not depend on the strings; UsageError where it is too much."""
+    check_tables(len(form.mass), len(form.pairs), form.lexical.shape[1], limit or 0)
     law = None if limit is None else length_law(form, limit, ring)
     corners = left_corners(form, law, ring)
     lexical = torch.from_numpy(form.lexical) * math.exp(-scale)
@@ -245,16 +249,24 @@ def rescaled(w: Weights, scale: float) -> Weights:
 
 
 def chunks(lengths: torch.Tensor, n_pairs: int, size: int, limit: int | None) -> list[torch.Tensor]:
-    """Indices of strings in chunks of like length, each within the memory budget."""
+    """Indices of strings in chunks of like length, each within the memory budget; UsageError where one is too long."""
     order = lengths.argsort(stable=True)
+
+    def numbers(string: int) -> int:
+        n = int(lengths[string]) + 1
+        return n * n * (3 * n_pairs + size) + (0 if limit is None else n * (limit + 1) * (n_pairs + size))
+
+    if len(order):
+        what = f"numbers in the charts of a string, which has {int(lengths[order[-1]])} symbols here"
+        limits.check(
+            what, numbers(int(order[-1])), MOST_CHART, "ask about shorter strings, or set a (lower) max_length"
+        )
     parts: list[torch.Tensor] = []
     start = 0
     while start < len(order):
         stop = len(order)
         while stop - start > 1:
-            n = int(lengths[order[stop - 1]]) + 1
-            per_string = n * n * (3 * n_pairs + size) + (0 if limit is None else n * (limit + 1) * (n_pairs + size))
-            if (stop - start) * per_string <= CHUNK_NUMBERS:
+            if (stop - start) * numbers(int(order[stop - 1])) <= CHUNK_NUMBERS:
                 break
             stop = start + (stop - start) // 2
         parts.append(order[start:stop])

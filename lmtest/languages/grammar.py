@@ -11,8 +11,12 @@ import numpy as np
 from nltk.grammar import Nonterminal, read_grammar, standard_nonterm_parser
 from scipy.sparse.csgraph import connected_components
 
+from lmtest import limits
 from lmtest.errors import UsageError, nearest
 
+MOST_RULES = 50_000
+MOST_NONTERMINALS = 1_000
+"""That are reached, as written; what limits the tables of the normal form stands there."""
 SUM_TOLERANCE = 1e-9
 CRITICAL_TOLERANCE = 1e-12
 """How near to 1 a spectral radius counts as 1: its own rounding error."""
@@ -67,6 +71,7 @@ def read(text: str) -> Grammar:
         raise UsageError(
             f"cannot read the grammar: {error}. Write rules as  S -> 'a' S 'b' [0.5] | 'a' 'b' [0.5]"
         ) from None
+    limits.check("rules", len(rules), MOST_RULES, "write a smaller grammar")
     written: dict[str, dict[tuple[object, ...], float]] = defaultdict(lambda: defaultdict(float))
     zeros = [rule for rule in rules if rule.prob() == 0]
     uncommented = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
@@ -91,6 +96,7 @@ def read(text: str) -> Grammar:
 
 
 def _check(start: str, written: dict[str, dict[tuple[object, ...], float]]) -> Grammar:
+    index = {start: 0}
     names: list[str] = [start]
     symbols: dict[str, int] = {}
     productions: list[Production] = []
@@ -103,10 +109,12 @@ def _check(start: str, written: dict[str, dict[tuple[object, ...], float]]) -> G
                 if isinstance(symbol, tuple):
                     ids.append(~symbols.setdefault(symbol[0], len(symbols)))
                 else:
-                    if symbol not in names:
+                    if symbol not in index:
+                        index[str(symbol)] = len(names)
                         names.append(str(symbol))
-                    ids.append(names.index(str(symbol)))
+                    ids.append(index[str(symbol)])
             productions.append(Production(lhs, tuple(ids), prob))
+    limits.check(f"nonterminals reached from {start!r}", len(names), MOST_NONTERMINALS, "write a smaller grammar")
     grammar = Grammar(tuple(names), tuple(symbols), tuple(productions))
     productive = _closure(grammar, lambda rule, found: all(s < 0 or s in found for s in rule.rhs))
     if 0 not in productive:
@@ -137,7 +145,7 @@ def _closure(grammar: Grammar, enters: Callable[[Production, set[int]], bool]) -
 def reachable(matrix: np.ndarray) -> np.ndarray:
     """Which index leads to which along positive entries, itself included; bool [K, K]."""
     reach = np.asarray((matrix > 0) | np.eye(len(matrix), dtype=bool))
-    while (wider := reach @ reach).sum() > reach.sum():
+    while (wider := reach.astype(np.float32) @ reach > 0).sum() > reach.sum():  # as floats: bool has no fast product
         reach = np.asarray(wider)
     return reach
 

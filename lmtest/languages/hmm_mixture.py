@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lmtest import limits
 from lmtest.errors import UsageError
-from lmtest.languages.base import SUPPORT_LIMIT, Entropy, Language, Row, Support
+from lmtest.languages.base import SUPPORT_LIMIT, Entropy, Language, Row, Support, check_count
 from lmtest.languages.hmm import Mixture, Reading, draw, read
 from lmtest.languages.hmm_construction import Construction
 from lmtest.languages.ngrams import first_context
@@ -113,6 +114,7 @@ class HmmMixture(Language):
     # Documents.
 
     def sample_ids(self, n: int, rng: np.random.Generator) -> list[Row]:
+        limits.check(f"symbols of {self.name} drawn at once", n * self.length, limits.MOST_DRAWN, "draw fewer strings")
         return [tuple(row) for row in draw(self.mixture, n, self.length, rng)[0].tolist()]
 
     def length_law(self, most: int) -> np.ndarray:
@@ -152,8 +154,7 @@ class HmmMixture(Language):
         """
         if (exact := self.exact_entropy()) is not None:
             return Entropy(max(exact, 0.0), 0.0, True)
-        if draws < 2:
-            raise UsageError(f"expected at least 2 draws, found {draws}")
+        check_count("a number of draws", draws, 2)
         concepts, entities, properties = self.mixture.shape
         work = self.length * concepts * entities * properties * (entities + properties + len(self.symbols))
         draws = min(draws, max(2, int(MOST_READ / work)))

@@ -10,10 +10,11 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from lmtest.errors import UsageError
+from lmtest.limits import MOST_LENGTH
 from lmtest.validation import Table
 
-MOST_VALUES = 1_000_000
-"""Of a uniform law: it is written out."""
+LEAST_P = 1 / MOST_LENGTH
+"""Of a geometric law: below, its mean is more symbols than a string may have."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class UniformTable(Table):
 
     law: Literal["uniform"]
     low: int = Field(1, ge=0)
-    high: int = Field(le=MOST_VALUES)
+    high: int = Field(le=MOST_LENGTH)
     step: int = Field(1, ge=1)
 
     @model_validator(mode="after")
@@ -110,8 +111,8 @@ class GeometricTable(Table):
     """`{ law = "geometric", p = 0.5, low = 1 }`"""
 
     law: Literal["geometric"]
-    p: float = Field(gt=0, le=1)
-    low: int = Field(1, ge=0)
+    p: float = Field(ge=LEAST_P, le=1)
+    low: int = Field(1, ge=0, le=MOST_LENGTH)
 
     def build(self) -> ExponentLaw:
         return GeometricLaw(self.low, self.p)
@@ -122,7 +123,7 @@ class WeightsTable(Table):
 
     law: Literal["weights"]
     weights: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(min_length=1)
-    low: int = Field(1, ge=0)
+    low: int = Field(1, ge=0, le=MOST_LENGTH)
 
     @model_validator(mode="after")
     def _sum(self) -> WeightsTable:

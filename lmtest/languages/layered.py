@@ -32,7 +32,7 @@ class Layered(Table):
     """Distinct pairs of the next level that a symbol rewrites to (not on the last level)."""
     lexical: int = Field(ge=1)
     """Distinct terminals of a symbol of the last level, its own one counted."""
-    terminals: int = Field(ge=1)
+    terminals: int = Field(ge=1, le=MOST_RULES)
     """A terminal that no reachable rule has is not in the language."""
     terminal_probability: float = Field(ge=0, le=0.5)
     """Mean t of the weight of a symbol's own terminal, which is uniform on [0, 2t]; uniform weights share the rest."""

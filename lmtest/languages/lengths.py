@@ -9,8 +9,9 @@ import numpy as np
 
 from lmtest.languages.base import Language
 
-LONGEST = 512
-"""Lengths are told apart up to here; nearly all strings of the languages that are learnt are shorter."""
+LONGEST, FARTHEST = 512, 8192
+"""Lengths are told apart up to the first, as nearly all strings of the languages that are learnt are shorter; where more than
+half of the strings are longer, further, up to the second."""
 TAIL = 1e-9
 """What is longer may weigh so much and the spread still counts as exact."""
 
@@ -33,6 +34,9 @@ def lengths(language: Language, draws: int, seed: int = 0) -> Lengths:
     mean = language.mean_length()
     most = int(min(language.longest, LONGEST))
     law = language.length_law(most)
+    while law is not None and law.sum() < 0.5 and most < min(language.longest, FARTHEST):
+        most = int(min(language.longest, 2 * most))
+        law = language.length_law(most)
     if law is None:
         found = np.array([len(row) for row in language.sample_ids(draws, np.random.default_rng(seed))])
         return Lengths(np.bincount(found) / draws, mean, float(found.std()), False)

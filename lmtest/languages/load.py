@@ -20,6 +20,7 @@ from lmtest.languages.pcfg import Pcfg
 from lmtest.languages.prompts import compile_prompts
 from lmtest.languages.rules import compile_rules
 from lmtest.languages.template import Template
+from lmtest.limits import MOST_LENGTH
 from lmtest.validation import Table, read_toml, validate
 
 
@@ -34,7 +35,7 @@ class PromptTable(Table):
 class _Common(Table):
     title: str
     source: str = ""
-    max_length: int | None = Field(None, ge=1)
+    max_length: int | None = Field(None, ge=1, le=MOST_LENGTH)
     rules: dict[str, dict[str, Any]] = {}
     prompts: list[PromptTable] = []
 

@@ -12,6 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
+from lmtest import limits
 from lmtest.languages.grammar import Grammar, empty_string_masses, reachable
 
 
@@ -49,6 +50,17 @@ def geometric_sum(matrix: np.ndarray) -> np.ndarray:
     return np.where(reachable(matrix), inverse, 0.0).clip(min=0.0)
 
 
+def check_tables(size: int, n_pairs: int, n_symbols: int, limit: int) -> None:
+    """Raises UsageError where K nonterminals, P pairs and V − 1 symbols, by so many lengths, make too large a table."""
+    limits.check(
+        f"numbers in a table ({size} nonterminals of the normal form, {n_pairs} pairs of them, {n_symbols} symbols, "
+        f"{limit + 1} lengths)",
+        (limit + 1) * size * max(size, n_pairs, n_symbols),
+        limits.MOST_NUMBERS,
+        "lower max_length" if limit else "write a smaller grammar",
+    )
+
+
 def normal_form(grammar: Grammar) -> NormalForm:
     """Binarises the rules, then moves every ε to where it is skipped: O(size of the grammar) rules."""
     empty: list[float] = list(empty_string_masses(grammar))
@@ -63,6 +75,7 @@ def normal_form(grammar: Grammar) -> NormalForm:
             return rhs[0]
         if rhs not in index:
             index[rhs] = len(empty)
+            check_tables(len(empty), 0, 0, 0)  # before long right sides have filled the memory
             empty.append(float(np.prod([empty[s] if s >= 0 else 0.0 for s in rhs])))
             todo.append((index[rhs], rhs, 1.0))
         return index[rhs]
@@ -82,11 +95,13 @@ def normal_form(grammar: Grammar) -> NormalForm:
     mass = 1 - np.array(empty)
     binary = [rule for rule in binary if mass[rule[1]] > 0 and mass[rule[2]] > 0]
     pairs = sorted({(first, second) for _, first, second, _ in binary})
+    place = {pair: p for p, pair in enumerate(pairs)}
+    check_tables(size, len(pairs), n_symbols, 0)
     tables = np.zeros((size, size)), np.zeros((size, n_symbols)), np.zeros((size, len(pairs)))
     for lhs, child, weight in unit:
         tables[0][lhs, child] += weight * (mass[child] > 0)
     for lhs, symbol, weight in lexical:
         tables[1][lhs, symbol] += weight
     for lhs, first, second, weight in binary:
-        tables[2][lhs, pairs.index((first, second))] += weight
+        tables[2][lhs, place[first, second]] += weight
     return NormalForm(empty[0], mass, tables[0], tables[1], np.array(pairs, dtype=np.int64).reshape(-1, 2), tables[2])

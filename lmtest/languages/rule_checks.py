@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from lmtest.languages.base import Language, Row
+from lmtest.languages.base import PART, Language, Row
 
 MOST_STRINGS, MOST_SYMBOLS = 50_000, 20
 """Strings over the alphabet that are compared, all up to one length, and symbols of the longest."""
@@ -70,5 +70,8 @@ def conjunction(language: Language) -> Agreement | None:
 
 
 def _held(language: Language, rows: list[Row]) -> dict[str, torch.Tensor]:
-    tokens, ends = language.vocabulary.pack(rows)
-    return {name: rule.holds(tokens[:, 1:], ends) for name, rule in language.rules.items()}
+    held = {name: torch.empty(len(rows), dtype=torch.bool) for name in language.rules}
+    for part, tokens, ends in language.vocabulary.pack_parts(rows, PART):
+        for name, rule in language.rules.items():
+            held[name][part] = rule.holds(tokens[:, 1:], ends)
+    return held

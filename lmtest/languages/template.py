@@ -12,13 +12,14 @@ from functools import cached_property, lru_cache
 import numpy as np
 import torch
 
+from lmtest import limits
 from lmtest.errors import UsageError
 from lmtest.languages.base import SUPPORT_LIMIT, Language, Row, Support
 from lmtest.languages.laws import ExponentLaw
 from lmtest.languages.trie import PrefixTrie
 
-MOST_ASSIGNMENTS = 200_000
-"""Templates with more values of their exponents count as too large to list."""
+MOST_ASSIGNMENTS, MOST_LISTED = 200_000, 4_000_000
+"""Templates with more values of their exponents, or symbols of all strings together, count as too large to list."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,9 @@ _ITEM = re.compile(
     r"""\s*(?:(?P<quoted>'[^']+'|"[^"]+")|\((?P<group>[^()]*)\)|(?P<symbol>[^\s^()'"]+))"""
     r"""(?:\^(?P<exponent>\{[^{}]*\}|[^\s(]+))?(?=\s|$)"""
 )
-_EXPONENT = re.compile(r"(?P<plus>\d+)$|(?P<times>\d+)?\s*\*?\s*(?P<variable>[A-Za-z_]\w*)\s*(?:\+\s*(?P<more>\d+))?$")
+_EXPONENT = re.compile(
+    r"(?P<plus>[0-9]+)$|(?P<times>[0-9]+)?\s*\*?\s*(?P<variable>[A-Za-z_]\w*)\s*(?:\+\s*(?P<more>[0-9]+))?$"
+)
 
 
 def parse_template(text: str) -> list[Block]:
@@ -62,17 +65,23 @@ def parse_template(text: str) -> list[Block]:
             word = tuple(group.split()) if words or re.search(r"\s", group) else tuple(group)
         raw = (item["exponent"] or "1").strip("{}").strip()
         exponent = _EXPONENT.match(raw)
-        times = int(exponent["times"] or 1) if exponent is not None else 0
+        times = _number(exponent["times"] or "1") if exponent is not None else 0
         if not word or exponent is None or times == 0 or "^" in "".join(word):
             raise UsageError(
                 f"cannot read {item[0].strip()!r} in the template: expected a symbol, quotes around one that is a bracket "
                 "or ^, or symbols in parentheses, with an exponent such as n, 2n, n+1 or 3"
             )
-        plus = int(exponent["plus"] or exponent["more"] or 0)
+        plus = _number(exponent["plus"] or exponent["more"] or "0")
         blocks.append(Block(word, exponent["variable"], times if exponent["variable"] else 0, plus))
     if not blocks:
         raise UsageError("the template is empty: write for example  a^n b^n")
     return blocks
+
+
+def _number(digits: str) -> int:
+    number = int(digits) if len(digits) < 20 else math.inf  # Python refuses to read thousands of digits
+    limits.check("symbols in a template's number", number, limits.MOST_LENGTH, "lower it")
+    return int(number)
 
 
 class Template(Language):
@@ -107,6 +116,8 @@ class Template(Language):
         self._which = [self.variables.index(b.variable) if b.variable is not None else -1 for b in self.blocks]
         self._fixed = sum(len(b.word) * b.plus for b in self.blocks)
         self._sizes = [sum(len(b.word) * b.times for b in self.blocks if b.variable == v) for v in self.variables]
+        shortest = self._fixed + sum(size * law.low for size, law in zip(self._sizes, self.laws, strict=True))
+        limits.check("symbols in the shortest string", shortest, limits.MOST_LENGTH, "lower exponents or their laws")
         self._cached_row = lru_cache(maxsize=50_000)(self._joint_row)
         if max_length is not None and self._log_norm == -math.inf:
             raise UsageError(f"{name}: no string has at most max_length = {max_length} symbols; raise it")
@@ -233,8 +244,16 @@ class Template(Language):
     def sample_ids(self, n: int, rng: np.random.Generator) -> list[Row]:
         if self.max_length is None:
             columns = [law.sample(n, rng) for law in self.laws]
-            return [self._string(values) for values in (zip(*columns, strict=True) if columns else [()] * n)]
-        return [self._string(self._draw_within(rng)) for _ in range(n)]
+            drawn = [tuple(map(int, values)) for values in (zip(*columns, strict=True) if columns else [()] * n)]
+        else:
+            drawn = [self._draw_within(rng) for _ in range(n)]
+        total = sum(map(self._length_of, drawn))
+        what = f"symbols of {self.name} drawn at once"
+        limits.check(what, total, limits.MOST_DRAWN, "draw fewer strings, or set a (lower) max_length")
+        return [self._string(values) for values in drawn]
+
+    def _length_of(self, values: Row) -> int:
+        return self._fixed + sum(size * value for size, value in zip(self._sizes, values, strict=True))
 
     def _draw_within(self, rng: np.random.Generator) -> Row:
         """Exponents one after the other, each with the mass of all that can still follow it within the limit."""
@@ -250,10 +269,11 @@ class Template(Language):
         return values
 
     def _string(self, values: tuple[int, ...]) -> Row:
-        row: Row = ()
-        for word, block, which in zip(self._words, self.blocks, self._which, strict=True):
-            row += word * (block.plus + (block.times * int(values[which]) if which >= 0 else 0))
-        return row
+        parts = zip(self._words, self.blocks, self._which, strict=True)
+        repeated = (
+            word * (block.plus + (block.times * values[which] if which >= 0 else 0)) for word, block, which in parts
+        )
+        return tuple(itertools.chain.from_iterable(repeated))
 
     @property
     def longest(self) -> float:
@@ -273,7 +293,11 @@ class Template(Language):
         if math.prod(self._counts()) > MOST_ASSIGNMENTS:
             return None
         masses: dict[Row, float] = {}
+        symbols = 0
         for values, log_p in self._assignments((), self._fixed, -self._log_norm):
+            symbols += self._length_of(values)
+            if symbols > MOST_LISTED:
+                return None
             row = self._string(values)
             masses[row] = float(np.logaddexp(masses[row], log_p)) if row in masses else log_p
             if len(masses) > SUPPORT_LIMIT:

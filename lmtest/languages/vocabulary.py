@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 
 from lmtest.errors import UsageError
@@ -64,6 +65,8 @@ class Vocabulary:
         """The symbols of a string: a `str` symbol by symbol if every symbol is one character, else at white space."""
         if isinstance(string, str):
             return tuple(string) if self.single_characters else tuple(string.split())
+        if not isinstance(string, Sequence) or not all(isinstance(symbol, str) for symbol in string):
+            raise TypeError(f"expected a string, as a str or a sequence of symbols, found {_short(string)}")
         return tuple(string)
 
     def join(self, ids: Sequence[int]) -> String:
@@ -110,9 +113,32 @@ class Vocabulary:
                 tokens[i, 1 : 1 + len(row)] = torch.tensor(row, dtype=torch.int64)
         return tokens, lengths
 
+    def pack_parts(
+        self, rows: Sequence[Sequence[int]], most: int
+    ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
+        """Rows of token ids → (their places in `rows`, `pack` of them) in parts of at most `most` tokens, or one row.
+
+        One part where all of them fit; otherwise rows of like length together, so that one long row does not make all wide.
+        """
+        if len(rows) * (1 + max(map(len, rows), default=0)) <= most:
+            yield list(range(len(rows))), *self.pack(rows)
+            return
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]), reverse=True)
+        while order:
+            n = max(1, most // (1 + len(rows[order[0]])))
+            part, order = order[:n], order[n:]
+            yield part, *self.pack([rows[i] for i in part])
+
 
 def check_list(strings: Sequence[String]) -> Sequence[String]:
-    """Refuses a bare `str` where a list of strings is wanted: it would be read as a list of one-symbol strings."""
+    """Raises TypeError where anything but a list of strings is given; a bare `str` would be read as a list of symbols."""
     if isinstance(strings, str):
         raise TypeError(f"expected a list of strings, found the bare str {strings!r}; write [{strings!r}]")
+    if not isinstance(strings, Sequence | np.ndarray) or isinstance(strings, bytes):
+        raise TypeError(f"expected a list of strings, found {type(strings).__name__}: {_short(strings)}")
     return strings
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:79] + "…"

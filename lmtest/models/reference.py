@@ -138,6 +138,11 @@ class RuleKeeper:
         return tuple(state if state is not None and rule.alive(state) else None for rule, state in pairs)
 
 
+def has_normative(language: Language) -> bool:
+    """Whether the normative predictor can be had: for few symbols, and a mean length."""
+    return len(language.symbols) <= MOST_SYMBOLS and math.isfinite(language.mean_length())
+
+
 def reference_models(language: Language) -> dict[str, LanguageModel]:
     """The reference models of a language by name.
 
@@ -160,7 +165,7 @@ def _fitted(language: Language) -> dict[str, LanguageModel]:
     models: dict[str, LanguageModel] = {}
     if (ngram := NGram.fit(language)) is not None:
         models["ngram"] = ngram
-    if len(language.symbols) <= MOST_SYMBOLS and math.isfinite(language.mean_length()):
+    if has_normative(language):
         models["normative"] = Normative.fit(language)
     return models
 
