@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from hypothesis import settings
 
 from lmtest.languages import Language, load_language
+
+settings.register_profile("long", max_examples=5000, deadline=None)  # see tests/hostile_inputs.py
 
 
 @pytest.fixture(autouse=True, scope="session")

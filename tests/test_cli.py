@@ -165,7 +165,7 @@ def test_dry_run_shows_cells_cost_and_attainability(
             ["run", "MAIN", "--set", "models.transformer.positions=learned", "--set", "models.transformer.context=20"],
             "do not fit a context of 20",
         ),
-        (["describe", "anbn", "--length", "0"], "at least 1, found 0"),
+        (["describe", "anbn", "--length", "0"], "whole number ≥ 1, found 0"),
         (["sample", "anbn", "--seed", "-3"], "found -3"),
         (["run", "MAIN", "--out", "/proc/nope"], "cannot write to /proc/nope"),
         (["run", "MAIN", "--seeds", "7-"], "cannot read the seeds"),

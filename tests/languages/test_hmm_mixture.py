@@ -186,7 +186,7 @@ def test_a_sampled_entropy_has_the_enumerated_one_in_its_interval_and_varies_les
     assert found.half_width < 1.96 * surprisal.std() / math.sqrt(200)
     rate = language.entropy_rate(draws=200, seed=39)
     assert (rate.value, rate.half_width) == (found.value / 4, found.half_width / 4)
-    with pytest.raises(UsageError, match="at least 2 draws"):
+    with pytest.raises(UsageError, match="whole number ≥ 2"):
         language.entropy(draws=1)
 
 
