@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import os
 import re
 import signal
@@ -47,6 +48,10 @@ def main() -> None:
 
 
 def _run() -> int:
+    return contextvars.copy_context().run(_command)  # a --time-limit is this command's alone
+
+
+def _command() -> int:
     # Outside training there is nothing to save, but the exit code is the same as for Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

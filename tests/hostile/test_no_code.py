@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import pickle  # noqa: TID251 (to see that ours is not loaded)
 import shutil
 import subprocess
@@ -83,9 +84,10 @@ FILES = {
 
 
 def watched(script: str, *words: str, folder: Path) -> list[list[str]]:
+    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
         [sys.executable, "-c", script, *words], cwd=folder, capture_output=True, text=True, timeout=200, check=False,
-        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(folder), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": paths, "HOME": str(folder), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     events: list[list[str]] = json.loads(done.stdout.splitlines()[-1])
