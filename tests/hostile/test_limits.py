@@ -44,7 +44,10 @@ CHAIN = "\n".join(f"N{i} -> N{i + 1} [1.0]" for i in range(1100)) + "\nN1100 -> 
     [
         (lambda: pcfg(f"S -> {MANY}"), "at most 50,000 rules, found 50,001"),
         (lambda: pcfg(CHAIN), "at most 1,000 nonterminals reached from 'N0', found 1,101"),
-        (lambda: pcfg(f"S -> {'S ' * 6000}[0.0001] | 'a' [0.9999]").form, "at most 20,000,000 numbers in a table|took more than"),
+        (
+            lambda: pcfg(f"S -> {'S ' * 6000}[0.0001] | 'a' [0.9999]").form,
+            "at most 20,000,000 numbers in a table|took more than",
+        ),
         (
             lambda: pcfg("S -> S S [0.4] | 'a' [0.6]", max_length=10**6).log_prob(["a"]),
             "took more than|numbers in a table",
