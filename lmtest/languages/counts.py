@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import itertools
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,10 +18,12 @@ from typing import Any, NoReturn
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from lmtest.errors import LmtestError, UsageError, nearest
+from lmtest.errors import UsageError, nearest
 
 MAX_NUMBER = 1_000_000
 MAX_CONJUNCTIONS = 1000
+SECONDS = 5.0
+"""Of the solver, to decide one count: it cannot be interrupted."""
 
 
 @dataclass(frozen=True)
@@ -158,14 +161,16 @@ class CountCondition:
                 np.array([*[0.0] * (n + m), *[-math.inf] * m]), np.array([*[math.inf] * n, *limits, *[math.inf] * m])
             ),
             constraints=LinearConstraint(np.array(rows), np.array(lower, float), np.array(upper, float)),
-            options={"time_limit": 60.0},
+            options={"time_limit": SECONDS},
         )
         if result.status == 0:
             found = [count + max(round(float(d)), 0) for count, d in zip(counts, result.x[:n], strict=True)]
             if self.holds(found):  # in whole numbers: the solver's tolerance is not trusted
                 return True
         if result.status != 2:
-            raise LmtestError(f"cannot decide a count rule from {counts}: {result.message}; use smaller numbers")
+            raise UsageError(
+                f"cannot decide a count rule from {counts}: {result.message}; use smaller numbers, or fewer"
+            )
         return False
 
 
@@ -190,7 +195,9 @@ class _Parser:
 
     def parse(self) -> list[tuple[Atom, ...]]:
         try:
-            alternatives = self._condition(ast.parse(self.text.strip(), mode="eval").body)
+            with warnings.catch_warnings(action="ignore"):  # of what Python finds odd
+                tree = ast.parse(self.text.strip(), mode="eval")
+            alternatives = self._condition(tree.body)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             if isinstance(error, UsageError):
                 raise
