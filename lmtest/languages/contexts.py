@@ -102,15 +102,14 @@ class PromptContexts(Contexts):
                 "than two, any text up to its first or second delimiter is a prompt, and a change there is not a small one"
             )
         self.mixture, self.length = language.mixture, language.length
-        self.patterns = {n: prompt_pattern(k, n) for n in sorted(examples)}
-        if anywhere:
-            self.patterns = dict([next(iter(self.patterns.items()))])
-        for n, pattern in self.patterns.items():
-            if len(pattern) >= self.length:
+        asked = sorted(examples)[:1] if anywhere else sorted(examples)
+        for n in asked:
+            if (symbols := n * (k + 1) + k - 1) >= self.length:
                 raise UsageError(
-                    f"a prompt with n = {n} examples of length k = {k} has {len(pattern)} symbols, and no symbol follows it in "
+                    f"a prompt with n = {n} examples of length k = {k} has {symbols} symbols, and no symbol follows it in "
                     f"documents of {self.length}; choose smaller n or k, or a language with longer documents"
                 )
+        self.patterns = {n: prompt_pattern(k, n) for n in asked}
         self.anywhere = anywhere
         name = f"prompts.k{k}.n{'-'.join(map(str, self.patterns))}" + (".anywhere" if anywhere else "")
         super().__init__(language, name, (DELIMITER, language.vocabulary.eos))
