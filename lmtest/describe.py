@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lmtest import limits
-from lmtest.errors import UsageError
+from lmtest.errors import LmtestError
 from lmtest.languages import Language
 from lmtest.languages.base import check_count
 from lmtest.languages.classes import classify
@@ -51,7 +51,7 @@ def facts(language: Language, length: int, draws: int) -> Iterator[tuple[str, An
         try:
             with limits.within("this fact"):
                 found = fact()
-        except UsageError as error:
+        except LmtestError as error:
             found = str(error)
         if found is not NO_FACT:
             yield name, found
@@ -86,7 +86,7 @@ def _floor(language: Language, draws: int) -> dict[str, Any]:
         "nats_per_string": entropy.value,
         "half_width": entropy.half_width,
         "exact": entropy.exact,
-        "nats_per_token": entropy.value / tokens if math.isfinite(tokens) else 0.0,
+        "nats_per_token": entropy.value / tokens if math.isfinite(tokens) else "no mean length",
     }
 
 

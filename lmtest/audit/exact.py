@@ -95,29 +95,36 @@ def with_levels(table: pd.DataFrame, languages: Mapping[str, Language], path: Pa
         language = languages[first["language"]]
         most = MAX_NEW_TOKENS if math.isnan(first["max_new_tokens"]) else int(first["max_new_tokens"])
         where = f"{path}, line {first['line']}"
-        sets = _prompt_sets(language, first["prompt_length"], f"{where}, prompt_length")
+        with limits.within(f"{where}: listing prompts of {language.name}"):
+            sets = _prompt_sets(language, first["prompt_length"], f"{where}, prompt_length")
         if (n := sum(len(prompts.rows) for prompts in sets.values())) * most > MOST_COMPLETED:
             raise UsageError(
                 f"{where}: {n} prompts with up to {most} new tokens each are too many (expected a product of at most "
                 f"{MOST_COMPLETED}); lower prompt_length or max_new_tokens"
             )
-        for prompt_set, same in rows.groupby("prompt_set", sort=False):
-            prompts = sets.get(str(prompt_set))
-            known = policy_levels(language, prompts, set(same["measure"]), most) if prompts else {}
-            for at, measure in same["measure"].items():
-                stop, chance = known.get(measure, (math.nan, math.nan))
-                levels.loc[at, ["stop_at_once", "exact_chance"]] = stop, chance
-                if measure == "accuracy" and isinstance(language, HmmMixture):
-                    levels.loc[at, "exact_chance"] = 1 / language.vocabulary.n_outputs
-                if prompt_set == "id" and _reaches_one(language, measure, prompts, most):
-                    levels.loc[at, "ceiling"] = 1.0
-            if prompts is not None:
-                levels.loc[same.index, "exact_prompts"] = len(prompts.rows)
-            elif prompt_set == ALL and sets:
-                levels.loc[same.index, "exact_prompts"] = sum(len(s.rows) for k, s in sets.items() if k != "empty")
+        with limits.within(f"{where}: what is exact about prompts of {language.name}"):
+            _fill_levels(levels, rows, language, sets, most)
     half = _half_widths(table["spread"], table["n"]) + table["value_rounding"]
     lower, upper = (table["value"] - half).clip(lower=0), (table["value"] + half).clip(upper=1)
     return pd.concat([table, levels], axis=1).assign(value_lower=lower, value_upper=upper)
+
+
+def _fill_levels(levels: pd.DataFrame, rows: pd.DataFrame, language: Language, sets: _Sets, most: int) -> None:
+    """Writes what is exact into the rows of `levels` that are about these prompts of one language."""
+    for prompt_set, same in rows.groupby("prompt_set", sort=False):
+        prompts = sets.get(str(prompt_set))
+        known = policy_levels(language, prompts, set(same["measure"]), most) if prompts else {}
+        for at, measure in same["measure"].items():
+            stop, chance = known.get(measure, (math.nan, math.nan))
+            levels.loc[at, ["stop_at_once", "exact_chance"]] = stop, chance
+            if measure == "accuracy" and isinstance(language, HmmMixture):
+                levels.loc[at, "exact_chance"] = 1 / language.vocabulary.n_outputs
+            if prompt_set == "id" and _reaches_one(language, measure, prompts, most):
+                levels.loc[at, "ceiling"] = 1.0
+        if prompts is not None:
+            levels.loc[same.index, "exact_prompts"] = len(prompts.rows)
+        elif prompt_set == ALL and sets:
+            levels.loc[same.index, "exact_prompts"] = sum(len(s.rows) for k, s in sets.items() if k != "empty")
 
 
 def _half_widths(spread: pd.Series[float], n: pd.Series[float]) -> pd.Series[float]:
@@ -129,10 +136,11 @@ def _floor(language: Language | None) -> dict[str, Any]:
     nothing = dict.fromkeys(["tokens", "strings", "entropy", "entropy_half_width"], math.nan) | {"reason": ""}
     if language is None:
         return nothing
-    tokens, support = language.mean_length() + 1, language.support()
-    known = nothing | {"tokens": tokens, "strings": math.nan if support is None else len(support.rows)}
+    known = nothing
     try:
-        with limits.within(f"the entropy of {language.name}"):
+        with limits.within(f"what is exact about {language.name}"):
+            tokens, support = language.mean_length() + 1, language.support()
+            known = nothing | {"tokens": tokens, "strings": math.nan if support is None else len(support.rows)}
             entropy = language.entropy()
     except UsageError as error:
         return known | {"reason": str(error)}

@@ -21,8 +21,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-console = Console(stderr=True)
-output = Console()
+_CONTROL = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\n"), ord("\t")}, "\ufffd")
+
+
+def plain(text: str) -> str:
+    """Text of a file as a terminal may show it: what would move its cursor or rename its window stands as �."""
+    return text.translate(_CONTROL)
+
+
+class _Console(Console):
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(plain(o) if isinstance(o, str) else o for o in objects), **options)
+
+
+console = _Console(stderr=True, emoji=False)
+output = _Console(emoji=False)
 
 Directory = Annotated[Path, typer.Argument(help="A run directory, such as runs/out/NAME-….", metavar="DIR")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
@@ -38,8 +51,8 @@ def print_table(columns: list[str], rows: list[list[str]]) -> None:
     for column in columns:
         table.add_column(column, overflow="fold")  # names are there to be copied: never cut
     for row in rows:
-        table.add_row(*row)
-    Console(width=None if output.is_terminal else 200).print(table, markup=False, highlight=False)
+        table.add_row(*map(plain, row))
+    Console(width=None if output.is_terminal else 200, emoji=False).print(table, markup=False, highlight=False)
 
 
 def cell(value: Any) -> str:

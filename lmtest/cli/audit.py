@@ -59,6 +59,16 @@ def audit(
     counts = done.counts()
     print_table(list(counts.columns), [list(map(str, row)) for row in counts.itertuples(index=False)])
     output.print(f"{len(done.rows)} rows, {len(found)} findings; --finding NAME tells what one says of each row")
+    values = done.rows["value"] if "value" in done.rows else done.rows["line"].map(lambda _: "")
+    unknown = done.rows.loc[(values != "") & done.rows["exact_chance"].isna(), "line"]
+    if len(unknown):
+        lines = ", ".join(map(str, unknown[:8])) + (", …" if len(unknown) > 8 else "")
+        output.print(
+            f"of {len(unknown)} values nothing exact is known, so they were not judged by it (lines {lines}): is the measure a rule "
+            "of the language, the prompt set id, ood, empty or all, and does the language or prompt_length say which prompts?",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def _name(row: Any) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lmtest import limits
-from lmtest.cli.app import Json, app, console, output, print_json, print_table
+from lmtest.cli.app import Json, app, console, output, plain, print_json, print_table
 from lmtest.errors import LmtestError
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def sample(
         print_json([{"string": t, "log_prob": p} for t, p in zip(texts, log_probs, strict=True)])
     else:
         for text, log_prob in zip(texts, log_probs, strict=True):
-            typer.echo(f"{log_prob:10.4f}  {text}")
+            typer.echo(f"{log_prob:10.4f}  {plain(text)}")
 
 
 def load(language: str) -> Language:

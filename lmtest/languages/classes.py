@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Collection
 from typing import NamedTuple
 
 from scipy.sparse.csgraph import connected_components
@@ -35,6 +36,9 @@ def classify(language: Language) -> tuple[Class, Class]:
     family = _family(language)
     if math.isfinite(language.longest):
         return Class(FINITE, f"no string has more than {int(language.longest)} symbols"), family
+    if isinstance(language, Template):
+        bounded = {v for v, law in zip(language.variables, language.laws, strict=True) if law.high is not None}
+        return _of_template(language, bounded), family
     return family, family
 
 
@@ -83,8 +87,11 @@ def _of_grammar(grammar: Grammar) -> Class:
     )
 
 
-def _of_template(language: Template) -> Class:
-    """Exponents that stand once pump alone; one that stands twice is a stack; three times, or crossing, is beyond one."""
+def _of_template(language: Template, bounded: Collection[str] = ()) -> Class:
+    """Exponents that stand once pump alone; one that stands twice is a stack; three times, or crossing, is beyond one.
+
+    Those that are `bounded` have finitely many values, which a state can hold.
+    """
     places: dict[str, list[int]] = {}
     runs = 0
     last: str | None = None
@@ -92,13 +99,17 @@ def _of_template(language: Template) -> Class:
         only = block.word[0] if len(set(block.word)) == 1 else None
         runs += only is None or only != last  # neighbours that repeat one symbol are one run of it
         last = only
-        if block.variable is not None and runs not in places.setdefault(block.variable, []):
+        if (
+            block.variable is not None
+            and block.variable not in bounded
+            and runs not in places.setdefault(block.variable, [])
+        ):
             places[block.variable].append(runs)
     most = max(map(len, places.values()), default=0)
     if not places:
         return Class(FINITE, "no exponent varies")
     if most <= 1:
-        return Class(REGULAR, "every exponent stands in one place")
+        return Class(REGULAR, f"every exponent {'without a limit ' * bool(bounded)}stands in one place")
     name = max(places, key=lambda variable: len(places[variable]))
     if most > 2:
         return Class(BEYOND, f"the exponent {name} stands in {most} places")

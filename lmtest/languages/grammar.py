@@ -69,7 +69,7 @@ def read(text: str) -> Grammar:
         start, rules = read_grammar(text, standard_nonterm_parser, probabilistic=True)
     except ValueError as error:
         raise UsageError(
-            f"cannot read the grammar: {error}. Write rules as  S -> 'a' S 'b' [0.5] | 'a' 'b' [0.5]"
+            f"cannot read the grammar: {error}. Write rules as  S -> 'a' S 'b' [0.5] | 'a' 'b' [0.5], probabilities as plain decimals"
         ) from None
     limits.check("rules", len(rules), MOST_RULES, "write a smaller grammar")
     written: dict[str, dict[tuple[object, ...], float]] = defaultdict(lambda: defaultdict(float))

@@ -77,7 +77,14 @@ class Suite:
 
     def _folder(self) -> Path:
         named = self.config.getoption("lmtest_runs") or self.config.getini("lmtest_runs")
-        return self.config.rootpath / named if named else self.config.cache.mkdir("lmtest")
+        if named:
+            return Path(self.config.rootpath / named)
+        cache: Any = getattr(self.config, "cache", None)
+        if cache is None:  # -p no:cacheprovider
+            raise UsageError(
+                "studies are run in pytest's cache, which is switched off: name a folder with --lmtest-runs DIR"
+            )
+        return Path(cache.mkdir("lmtest"))
 
     def _tell(self, line: str) -> None:
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmtest import __version__
-from lmtest.errors import UsageError
+from lmtest.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
     from lmtest.directory import Run
@@ -64,7 +64,10 @@ class Source:
             if not (where / "report.html").is_file():  # what a run writes last
                 tell(f"lmtest: running {self.path.name}, seeds {study.seeds}, in {where}")
                 overrides = [*self.overrides, NO_CLAIMS]
-                run_study(self.path, out=where, overrides=overrides, seeds=self.seeds, jobs=jobs, resume=True)
+                try:
+                    run_study(self.path, out=where, overrides=overrides, seeds=self.seeds, jobs=jobs, resume=True)
+                except Interrupted as error:  # everything is saved; the other tests are not to go on with it
+                    raise KeyboardInterrupt(str(error)) from None
                 tell(f"lmtest: {self.path.name} is done")
         return Run(where)
 

@@ -159,3 +159,32 @@ def test_rules_are_decided_or_refused(rules: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", SMALL)
 def test_the_shipped_file_itself_is_fine(name: str) -> None:
     assert load_language(name).sample(1, seed=0)
+
+
+def test_what_a_file_says_cannot_steer_the_terminal(folder: Path) -> None:
+    title = "\x1b]0;renamed\x07\x1b[2J :smile:"
+    (folder / "esc.toml").write_bytes(
+        toml({"title": title, "kind": "pcfg", "grammar": "S -> 'a' [0.5] | '\x1b[31m' [0.5]"})
+    )
+    for verb in (("describe", "--length", "1", "--draws", "10"), ("sample",)):
+        done = lmtest(verb[0], folder / "esc.toml", *verb[1:])
+        assert "\x1b" not in done.out
+        assert "\x07" not in done.out
+    assert ":smile:" in lmtest("describe", folder / "esc.toml", "--draws", "10").out
+
+
+def test_a_critical_grammar_is_described_as_far_as_it_can_be(folder: Path) -> None:
+    (folder / "critical.toml").write_bytes(toml({"title": "", "kind": "pcfg", "grammar": "S -> S S [0.5] | 'a' [0.5]"}))
+    done = lmtest("describe", folder / "critical.toml", "--length", "2", "--draws", "50")
+    assert "no mean length" in done.out
+    assert "prompts" in done.out
+
+
+def test_an_audit_does_not_wait_for_ever(folder: Path) -> None:
+    names = [f"N{i}" for i in range(30)]
+    rules = "\n".join(
+        f"{a} -> " + " | ".join(f"{a} {b} [{0.4 / 30:.12f}]" for b in names) + " | 'a' [0.6]" for a in names
+    )
+    (folder / "slow.toml").write_bytes(toml({"title": "", "kind": "pcfg", "grammar": rules, "max_length": 300}))
+    (folder / "t.csv").write_text("language,loss\nslow.toml,1.0\n", "utf-8")
+    lmtest("audit", folder / "t.csv")

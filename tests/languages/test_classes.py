@@ -75,3 +75,15 @@ def test_grammars_without_self_embedding_are_regular(grammar: str, expected: str
 def test_templates_are_told_by_where_their_exponents_stand(template: str, expected: str) -> None:
     laws = {name: GEOMETRIC for name in ("n", "m") if f"^{name}" in template}
     assert classify(language(kind="template", template=template, **laws))[1].name == expected
+
+
+@pytest.mark.parametrize(
+    ("template", "infinite"), [("a^n b^m c^n", "m"), ("a^n b^n c^n d^m", "m"), ("a^n b^m a^n b^m c^k", "k")]
+)
+def test_exponents_with_finitely_many_values_are_kept_by_a_state(template: str, infinite: str) -> None:
+    bounded, endless = {"law": "uniform", "low": 1, "high": 3}, {"law": "geometric", "p": 0.5}
+    laws = {name: endless if name == infinite else bounded for name in "nmk" if name in template}
+    language = build_language("x", {"title": "", "kind": "template", "template": template, **laws}, "x")
+    own, family = classify(language)
+    assert own.name == "regular"
+    assert family.name != "regular"
