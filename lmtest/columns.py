@@ -60,7 +60,7 @@ def read(path: Path, columns: Columns, remedy: str) -> pd.DataFrame:
     """A parquet file with at least these columns; UsageError, which ends in `remedy`, where it is damaged or another table."""
     try:
         table = pd.read_parquet(path)
-    except (OSError, ValueError, TypeError) as error:  # pyarrow's errors are among these
+    except (OSError, ValueError, TypeError, KeyError) as error:  # pyarrow's errors are among these
         raise UsageError(f"{path} is damaged ({error}): {remedy}") from None
     if table.empty and not set(columns) & set(table.columns):
         return pd.DataFrame(columns=list(columns))  # nothing was measured

@@ -59,8 +59,8 @@ def within(what: str) -> Iterator[None]:
         raise _Overtime
 
     handler, started = signal.signal(signal.SIGALRM, ring), time.monotonic()
-    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again every second, should foreign code swallow it
     try:
+        signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again every second, should foreign code swallow it
         yield
         signal.setitimer(signal.ITIMER_REAL, 0)
     except _Overtime:

@@ -40,13 +40,35 @@ def read_toml(path: Path) -> dict[str, Any]:
 def parse_toml(text: str, where: str) -> dict[str, Any]:
     """The tables of TOML text; UsageError, with `where` in front, where it is none."""
     try:
-        return tomllib.loads(text)
+        tables = tomllib.loads(text)
     except ValueError as error:  # beside TOMLDecodeError, numbers of too many digits and dates that are none
         raise UsageError(f"{where} is not a TOML file: {error}") from None
     except RecursionError:
         raise UsageError(
             f"{where} is not a TOML file that can be read: its tables or lists are nested too deeply"
         ) from None
+    _check_plain(tables, where)
+    return tables
+
+
+DEEPEST, LARGEST = 100, 2**63
+
+
+def _check_plain(tables: Any, where: str) -> None:
+    """Raises UsageError on what Python itself cannot print: tables in tables without end, numbers of thousands of digits."""
+    waiting = [(tables, 0)]
+    while waiting:
+        value, depth = waiting.pop()
+        if depth > DEEPEST:
+            raise UsageError(
+                f"{where}: expected tables and lists nested at most {DEEPEST} deep, found more; flatten them"
+            )
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise UsageError(
+                f"{where}: expected whole numbers between -2^63 and 2^63, found one of {value.bit_length()} bits"
+            )
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        waiting += [(part, depth + 1) for part in inner]
 
 
 def read_json(path: Path) -> Any:

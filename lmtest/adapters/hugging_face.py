@@ -16,6 +16,7 @@ from lmtest.adapters.symbols import TokenMap, map_symbols
 from lmtest.errors import UsageError
 from lmtest.languages.base import Language
 from lmtest.languages.vocabulary import Vocabulary
+from lmtest.validation import read_json
 
 LOGITS = 2**23
 """Logits that are computed at once: a large vocabulary over many strings would not fit the memory."""
@@ -138,6 +139,16 @@ def _check_folder(folder: Path) -> None:
             f"{folder} is no local folder of a Hugging Face model (no config.json): save one with save_pretrained; "
             "nothing is downloaded"
         )
+    for name in names:  # an index may send the library to other files, of other kinds, elsewhere
+        if name.endswith(".index.json"):
+            index = read_json(folder / name)
+            targets = index.get("weight_map") if isinstance(index, dict) else None
+            listed = list(targets.values()) if isinstance(targets, dict) else [targets]
+            wrong = [t for t in listed if t not in names or not str(t).endswith(".safetensors")]
+            if wrong:
+                raise UsageError(
+                    f"{folder / name}: expected names of *.safetensors files of the folder, found {wrong[0]!r}"
+                )
     if not any(name.endswith(".safetensors") for name in names):
         other = next((name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt"))), None)
         found = f"found {other}, which may run code when it is read" if other else "found none"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import math
 import os
 import re
 import signal
@@ -39,7 +40,7 @@ def common(
         raise typer.Exit
     if not time_limit > 0:
         raise UsageError(f"expected a --time-limit above 0 s, found {time_limit:g}")
-    limits.allowed_seconds.set(time_limit)
+    limits.allowed_seconds.set(max(time_limit, 0.01) if time_limit < 1e8 else math.inf)
 
 
 def main() -> None:

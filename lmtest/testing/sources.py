@@ -89,7 +89,9 @@ def source_of(
         return Source(root / directory, finished=True)
     if isinstance(set, str):
         raise UsageError(f'expected set = ["key=value", …], found the text {set!r}: put it into a list')
-    return Source(root / str(study), seeds, tuple(set))
+    if isinstance(seeds, list | tuple | range):
+        seeds = ",".join(map(str, seeds))
+    return Source(root / str(study), None if seeds is None else str(seeds), tuple(map(str, set)))
 
 
 @contextmanager
