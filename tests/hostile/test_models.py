@@ -136,3 +136,15 @@ def test_an_object_that_breaks_the_contract_is_told_so(answer: Any) -> None:
     given = Given("odd", Guarded(Odd(answer), LANGUAGE.vocabulary, "odd"))
     with pytest.raises(LmtestError, match="odd"):
         evaluate(LANGUAGE, given, "rule_extrapolation", SMALL, draws=20)
+
+
+@pytest.mark.parametrize("target", ["../outside.bin", "pytorch_model.bin", "/etc/passwd", "other.safetensors", 5])
+def test_an_index_of_weights_leads_nowhere_else(folder: Path, tmp_path: Path, target: Any) -> None:
+    """The library would read, and unpickle, whatever file the index names."""
+    other = tmp_path / "indexed"
+    shutil.copytree(folder, other)
+    (other / "model.safetensors").rename(other / "z.safetensors")
+    index = {"metadata": {"total_size": 1}, "weight_map": {"transformer.wte.weight": target}}
+    (other / "model.safetensors.index.json").write_text(json.dumps(index), "utf-8")
+    with pytest.raises(LmtestError, match="names of"):
+        from_folder(other, LANGUAGE)
