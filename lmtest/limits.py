@@ -1,6 +1,6 @@
 """Declared limits: what a file may ask for, so that none fills the memory or keeps a command waiting for ever.
 
-What concerns one kind of thing alone stands where that is read; docs/limits.md lists them all.
+What concerns one kind of thing alone stands where that is read; docs/limits.md lists the chief ones.
 """
 
 from __future__ import annotations
