@@ -265,6 +265,7 @@ class Language(ABC):
 
 
 def check_count(what: str, n: object, least: int) -> None:
+    """Raises UsageError where n is no whole number of at least `least`."""
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < least:
         raise UsageError(f"expected {what} that is a whole number ≥ {least}, found {n!r}")
 

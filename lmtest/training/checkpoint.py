@@ -34,7 +34,7 @@ class Progress:
 
 
 class _Progress(Table):
-    step: int
+    step: int = Field(ge=0)
     stopped: dict[Annotated[int, Field(strict=False)], int]  # JSON has no numbers as keys
     probes: list[dict[str, Any]]
     finished: bool
