@@ -25,6 +25,8 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises LmtestError on a full disk (or quota) and where a folder has the name, OSError otherwise; the old file, if any, is
     then still there.
     """
+    if not path.name:
+        raise LmtestError(f"cannot write to {str(path)!r}: it is no name of a file; name one")
     # A name of its own for every call, so that two processes that write the same file cannot mix their halves.
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:

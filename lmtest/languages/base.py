@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lmtest import limits
 from lmtest.errors import UsageError
 from lmtest.languages.ngrams import count_strings
 from lmtest.languages.regex import DFA
@@ -173,6 +174,7 @@ class Language(ABC):
     def sample(self, n: int, seed: int) -> list[String]:
         """n independent strings from the exact law; the same `seed` gives the same strings."""
         check_count("a number of strings", n, 0)
+        limits.check("strings at once", n, limits.MOST_DRAWN, "draw fewer")
         return [self.vocabulary.join(row) for row in self.sample_ids(n, _generator(seed))]
 
     def log_prob(self, strings: Sequence[String]) -> np.ndarray:

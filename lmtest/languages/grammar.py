@@ -171,7 +171,12 @@ def least_root(grammar: Grammar, productions: Iterable[Production]) -> np.ndarra
             value[rule.lhs] += rule.prob * x[children].prod()
             for i, child in enumerate(children):
                 jacobian[rule.lhs, child] += rule.prob * x[children[:i] + children[i + 1 :]].prod()
-        step = np.linalg.solve(np.eye(x.size) - jacobian, value - x)
+        try:
+            step = np.linalg.solve(np.eye(x.size) - jacobian, value - x)
+        except np.linalg.LinAlgError:
+            raise UsageError(
+                "the probabilities of some rules are too small beside the others to be told from 0 (a loop takes all): raise them"
+            ) from None
         x = x + step
         if np.abs(step).max() < 1e-16:
             break
