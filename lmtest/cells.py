@@ -6,7 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lmtest import limits
 from lmtest.study import Study
+
+MOST_CELLS, LONGEST_NAME = 10_000, 200
+"""File systems take names of 255 bytes, and a file that is being written has a longer one."""
 
 TABLES = ("certificates", "measurements", "trajectory", "completions")
 
@@ -46,14 +50,20 @@ def _ranges(seeds: Sequence[int]) -> str:
 
 
 def cells(study: Study, languages: Iterable[str]) -> list[Cell]:
-    """All cells in the order of the tables: languages, models, variants, seeds."""
-    return [
+    """All cells in the order of the tables: languages, models, variants, seeds. UsageError where they are too many, or cannot
+    be files by their names."""
+    found = [
         Cell(language, model, variant, stack)
         for language in languages
         for model in study.models
         for variant in study.variants_of(model)
         for stack in stacks(study, language, model)
     ]
+    limits.check("cells (languages × models × variants × stacks)", len(found), MOST_CELLS, "make the study smaller")
+    for cell in found:
+        what = f"bytes in the name of a cell, {cell.name[:40]!r}…"
+        limits.check(what, len(cell.name.encode()), LONGEST_NAME, "shorten names, or name seeds by ranges such as 0-7")
+    return found
 
 
 def stacks(study: Study, language: str, model: str) -> list[tuple[int, ...]]:

@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as pq
 from pandas.api import types
 
+from lmtest import limits
 from lmtest.errors import UsageError
 
+MOST_ROWS = 20_000_000
+"""Of a table: repeated values cost nothing in a file, and much in memory."""
 TEXT, NUMBER, COUNT, TRUTH = "str", "float64", "int64", "bool"
 """What a column holds, as pandas names it."""
 Columns = dict[str, str]
@@ -59,7 +63,11 @@ PUBLISHED = (
 def read(path: Path, columns: Columns, remedy: str) -> pd.DataFrame:
     """A parquet file with at least these columns; UsageError, which ends in `remedy`, where it is damaged or another table."""
     try:
+        rows = pq.read_metadata(path).num_rows
+        limits.check(f"rows in {path}", rows, MOST_ROWS, remedy)
         table = pd.read_parquet(path)
+    except UsageError:
+        raise
     except (OSError, ValueError, TypeError, KeyError) as error:  # pyarrow's errors are among these
         raise UsageError(f"{path} is damaged ({error}): {remedy}") from None
     if table.empty and not set(columns) & set(table.columns):
@@ -70,16 +78,24 @@ def read(path: Path, columns: Columns, remedy: str) -> pd.DataFrame:
             f"{path} lacks the column {absent[0]!r}{more}: it is of another version, or no such table; {remedy}"
         )
     for column, holds in columns.items():
-        values = table[column]
-        if not (values.isna().all() or _holds(values, holds)):  # empty cells are no fault
-            words = {TEXT: "text", TRUTH: "True or False"}.get(holds, "numbers")
+        if not _holds(table[column], holds):
+            words = {TEXT: "text", TRUTH: "True or False", COUNT: "whole numbers"}.get(holds, "numbers")
             raise UsageError(f"{path} is damaged: expected {words} in the column {column!r}; {remedy}")
-    return table
+    # Whatever wrote them: empty cells of numbers are NaN, and nothing else is empty but texts.
+    return table.astype({column: holds for column, holds in columns.items() if holds != TEXT})
 
 
 def _holds(values: pd.Series[Any], holds: str) -> bool:
     if holds == TEXT:
         return all(isinstance(value, str) for value in values.dropna())
-    if holds == TRUTH:
-        return types.is_bool_dtype(values)
+    if holds == NUMBER:
+        return bool(values.isna().all()) or _is_number(values)
+    if values.empty:
+        return True
+    if values.isna().any():
+        return False
+    return types.is_bool_dtype(values) if holds == TRUTH else _is_number(values) and bool((values % 1 == 0).all())
+
+
+def _is_number(values: pd.Series[Any]) -> bool:
     return types.is_numeric_dtype(values) and not types.is_bool_dtype(values)

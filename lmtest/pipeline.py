@@ -67,13 +67,13 @@ def run_study(
     n_jobs = pick_jobs(jobs, chosen)
     where = Path(out) if out is not None else directory.default_directory(path.stem, study)
 
+    everything = cells(study, languages)
     with limits.within(f"computing what is exact about the languages of {path}"):
         resolved = directory.resolve(path.stem, study, languages)
     directory.open_directory(where, resolved, path.read_text("utf-8"), resume)
     environment = _environment(where, chosen, n_jobs)
     log = directory.Log(where)
     workshop = Workshop(path.stem, study, languages, where, chosen)
-    everything = cells(study, languages)
     waiting = [cell for cell in everything if not cell.done(where)]
     log("start", cells=len(everything), waiting=len(waiting), jobs=n_jobs, device=chosen)
 

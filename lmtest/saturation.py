@@ -25,7 +25,7 @@ EXACT_TOKENS = 1_000_000
 class SaturationConfig(Table):
     """The `[saturation]` table of a study."""
 
-    epsilon: float = Field(0.01, gt=0)
+    epsilon: float = Field(0.01, ge=1e-15, le=1e15)
     per: Literal["string", "token"] = "string"
     """What ε counts: nats per string, or (for long documents) per token."""
     draws: int = Field(2000, ge=2)

@@ -74,7 +74,11 @@ def _check_plain(tables: Any, where: str) -> None:
 def read_json(path: Path) -> Any:
     """What a JSON file holds; UsageError where it is missing or damaged."""
     try:
-        return json.loads(path.read_bytes().decode("utf-8"))
+        value = json.loads(path.read_bytes().decode("utf-8"))
+        json.dumps(
+            value, ensure_ascii=False
+        ).encode()  # half of a surrogate pair is no text that could be written again
+        return value
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:

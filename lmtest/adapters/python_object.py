@@ -33,7 +33,7 @@ def from_factory(text: str, language: Language) -> Given:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise UsageError(f"{text}: importing {module_name} failed: {describe_failure(error)}") from error
         raise UsageError(f"{text}: no module {error.name!r} in {here}, nor installed; go to its folder") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"{text}: importing {module_name} failed: {describe_failure(error)}") from error
     factory = getattr(module, name, None)
     if not callable(factory):
@@ -46,7 +46,7 @@ def from_factory(text: str, language: Language) -> Given:
         model = factory(language)
     except LmtestError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(
             f"{text}: {name}(language) failed: {describe_failure(error)}; a factory takes the language, and gives a model of it"
         ) from error

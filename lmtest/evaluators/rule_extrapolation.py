@@ -39,13 +39,13 @@ class RuleExtrapolationConfig(Table):
     prompts: Literal["all", "published"] = "all"
     """All of `prompt_length` symbols, or those that the language file declares, with their weights."""
     prompt_length: int = 8
-    max_new_tokens: int = Field(64, ge=1)
+    max_new_tokens: int = Field(64, ge=1, le=100_000)
     """Completions longer than so many tokens (EOS counted) are unfinished."""
     heldout: float = 0.5
     """Share of the impossible prompts that no objective is shown; 1: none is shown any, and nothing is split."""
     split_seed: int = 0
     decodings: list[Literal["greedy", "sampled"]] = Field(["greedy", "sampled"], min_length=1)
-    samples: int = Field(250, ge=1)
+    samples: int = Field(250, ge=1, le=1_000_000)
     """Sampled completions of a prompt set, at least; a small set repeats its prompts, all equally often."""
     temperature: float = Field(1.0, gt=0, allow_inf_nan=False)
     """Of sampled decoding: its logits are divided by it. Greedy decoding knows none."""

@@ -238,6 +238,13 @@ class Language(ABC):
 
     def _last_joint(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
         """Rows of token ids → the last row of their `joint_next`, [N, V] float64."""
+        longest = 1 + max(map(len, rows), default=0)
+        limits.check(
+            f"log-probabilities of a string ({longest} positions, {self.vocabulary.n_outputs} outputs)",
+            longest * self.vocabulary.n_outputs,
+            PART,
+            "ask about shorter strings, or of fewer symbols",
+        )
         last = torch.empty(len(rows), self.vocabulary.n_outputs, dtype=torch.float64)
         for part, tokens, lengths in self.vocabulary.pack_parts(rows, PART // self.vocabulary.n_outputs):
             last[part] = self.joint_next(tokens)[torch.arange(len(part)), lengths]

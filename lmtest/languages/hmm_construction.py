@@ -224,7 +224,8 @@ class Construction(Table):
 
 def _softmax(u: np.ndarray, temperature: float) -> np.ndarray:
     # softmax((u − 0.5)/t), shifted by its largest: the temperature may be as low as one likes.
-    weights = np.exp((u - u.max()) / temperature)
+    with np.errstate(over="ignore"):
+        weights = np.exp((u - u.max()) / temperature)
     return np.asarray(weights / weights.sum())
 
 

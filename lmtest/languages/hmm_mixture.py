@@ -115,6 +115,8 @@ class HmmMixture(Language):
 
     def sample_ids(self, n: int, rng: np.random.Generator) -> list[Row]:
         limits.check(f"symbols of {self.name} drawn at once", n * self.length, limits.MOST_DRAWN, "draw fewer strings")
+        states = n * self.mixture.start[0].numel()
+        limits.check(f"states weighed for {n} first ones", states, limits.MOST_DRAWN, "draw fewer strings")
         return [tuple(row) for row in draw(self.mixture, n, self.length, rng)[0].tolist()]
 
     def length_law(self, most: int) -> np.ndarray:

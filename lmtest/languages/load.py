@@ -29,7 +29,7 @@ class PromptTable(Table):
 
     regex: str
     length: int = Field(ge=1, le=1000)
-    weight: float = Field(1.0, gt=0, allow_inf_nan=False)
+    weight: float = Field(1.0, gt=0, le=1e100)
 
 
 class _Common(Table):

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
 from lmtest.report.tables import Key, RunTables, select
@@ -70,8 +71,18 @@ def draw(pictures: Mapping[str, Draw], run: RunTables, dots: int = 200) -> dict[
 
 def png(figure: Figure) -> bytes:
     """A figure as a PNG."""
-    buffer = io.BytesIO()
     FigureCanvasAgg(figure)  # an Agg canvas of its own, so that no display and no pyplot is asked for
+    try:
+        return _saved(figure)
+    except ValueError:  # dollar signs in a name or a title that are no mathematics
+        for text in figure.findobj(Text):
+            assert isinstance(text, Text)
+            text.set_parse_math(False)
+        return _saved(figure)
+
+
+def _saved(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 

@@ -131,7 +131,7 @@ class Resolved(_Part):
 class Environment(_Part):
     """env.json"""
 
-    seconds: float | None = None
+    seconds: float | None = Field(None, ge=0, allow_inf_nan=False)
     started: str | None = None
     device: str | None = None
     processor: str | None = None

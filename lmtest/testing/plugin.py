@@ -252,6 +252,10 @@ def _asked(item: pytest.Item) -> Asked:
     except TypeError as error:
         raise UsageError(f"@pytest.mark.{where.name}: {error}") from None
     table: dict[str, Any] = dict(zip(("id",), claim.args, strict=False)) | dict(claim.kwargs)
+    if not isinstance(table.get("id", ""), str):
+        raise UsageError(
+            f"@pytest.mark.{CLAIM}: expected the id of a claim as text, or keys = values, found {table['id']!r}"
+        )
     if set(table) != {"id"}:
         doc = getattr(getattr(item, "obj", None), "__doc__", None) or ""
         table = {"id": item.name, "statement": " ".join(doc.split()) or item.name} | table

@@ -77,7 +77,7 @@ def source_of(
     study: str | Path | None = None,
     *,
     directory: str | Path | None = None,
-    seeds: str | None = None,
+    seeds: str | Sequence[int] | None = None,
     set: Sequence[str] = (),
 ) -> Source:
     """A study file or a run directory, relative to `root`. UsageError where it is both, or neither."""
@@ -87,11 +87,13 @@ def source_of(
         if seeds is not None or set:
             raise UsageError("a finished run has its seeds and settings: leave seeds and set out")
         return Source(root / directory, finished=True)
-    if isinstance(set, str):
-        raise UsageError(f'expected set = ["key=value", …], found the text {set!r}: put it into a list')
-    if isinstance(seeds, list | tuple | range):
+    if isinstance(seeds, list | tuple | range) and seeds:
         seeds = ",".join(map(str, seeds))
-    return Source(root / str(study), None if seeds is None else str(seeds), tuple(map(str, set)))
+    if not isinstance(seeds, str | None):
+        raise UsageError(f'expected seeds = "0-7", or a list of them, found {seeds!r}')
+    if isinstance(set, str) or not all(isinstance(override, str) for override in set):
+        raise UsageError(f'expected set = ["key=value", …], found {set!r}: put texts into a list')
+    return Source(root / str(study), seeds, tuple(set))
 
 
 @contextmanager

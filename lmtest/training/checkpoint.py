@@ -66,6 +66,8 @@ def load(path: Path, identity: Mapping[str, Any]) -> tuple[Progress, dict[str, T
             tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         told = _Told.model_validate(metadata)
         progress, found = Progress(**vars(told.progress)), told.identity
+        if bare := [name for name, tensor in tensors.items() if name.startswith("model.") and not tensor.dim()]:
+            raise ValueError(f"{bare[0]} has no axis of seeds")
     except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise UsageError(
             f"the checkpoint {path} is damaged ({error}); delete it, and --resume trains this part again"

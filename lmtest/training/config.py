@@ -10,11 +10,13 @@ from lmtest.errors import UsageError
 from lmtest.languages.base import Language
 from lmtest.validation import Table
 
+MOST_STEPS = 1_000_000_000
+
 
 class TrainingConfig(Table):
     """The `[training]` table of a study."""
 
-    steps: int = Field(ge=1)
+    steps: int = Field(ge=1, le=MOST_STEPS)
     learning_rate: float = Field(2e-3, gt=0)
     schedule: Literal["one_cycle", "inverse_sqrt", "constant"] = "one_cycle"
     warmup: int = Field(1000, ge=0)
@@ -24,7 +26,7 @@ class TrainingConfig(Table):
     weight_decay: float = Field(0.01, ge=0)
     beta2: float = Field(0.999, gt=0, lt=1)
     """AdamW's memory of squared gradients: near the floor they fall fast, and a long memory makes the loss spike."""
-    batch: Literal["support"] | Annotated[int, Field(ge=1)] = "support"
+    batch: Literal["support"] | Annotated[int, Field(ge=1, le=1_000_000)] = "support"
     """"support": every string of the language with its exact weight; a number: so many fresh strings a step."""
     targets: Literal["sampled", "law"] = "sampled"
     """What a fresh string's positions are trained on: the symbol that did come next, or the exact next-symbol law, which
