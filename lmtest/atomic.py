@@ -47,6 +47,8 @@ def write_bytes(path: Path, data: bytes) -> None:
             ) from error
         if isinstance(error, IsADirectoryError):
             raise LmtestError(f"could not write {path}: a folder has that name; move it away") from None
+        if isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError):
+            raise type(error)(error.errno, error.strerror, str(path)) from None  # not the temporary file's name
         raise
 
 

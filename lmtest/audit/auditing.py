@@ -57,6 +57,12 @@ class Audit:
             columns=["finding", "rows", "models", "meaning"],
         )
 
+    def unjudged(self) -> list[int]:
+        """Lines with an accuracy of which nothing exact is known: of another measure or prompt set than those that are."""
+        rows = self.rows.reindex(columns=["line", "value", "measure", "exact_chance"], fill_value="")
+        unknown = (rows["value"] != "") & (rows["measure"] != "finish_rate") & rows["exact_chance"].isna()
+        return [int(line) for line in rows.loc[unknown, "line"]]
+
     def write(self, path: Path) -> None:
         """Writes `rows`, less `line`, as CSV, whole or not at all. Raises UsageError where that would replace the table itself."""
         if path.resolve() == self.path.resolve():

@@ -69,8 +69,11 @@ def _command() -> int:
     except BrokenPipeError:  # whoever read our output has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (LmtestError, OSError) as error:
+    except LmtestError as error:
         return _say(str(error), 1)
+    except OSError as error:
+        place = f"could not read or write {error.filename}" if error.filename else "could not read or write"
+        return _say(f"{place}: {error.strerror or error}; name another file or folder, or mend this one", 1)
     except Exception as error:  # noqa: BLE001 (no traceback reaches a user; it is kept for whoever mends the fault)
         if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)):
             return _say("not enough memory: choose something smaller, or a machine that has more", 1)

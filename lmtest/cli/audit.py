@@ -59,9 +59,8 @@ def audit(
     counts = done.counts()
     print_table(list(counts.columns), [list(map(str, row)) for row in counts.itertuples(index=False)])
     output.print(f"{len(done.rows)} rows, {len(found)} findings; --finding NAME tells what one says of each row")
-    values = done.rows["value"] if "value" in done.rows else done.rows["line"].map(lambda _: "")
-    unknown = done.rows.loc[(values != "") & done.rows["exact_chance"].isna(), "line"]
-    if len(unknown):
+    unknown = done.unjudged()
+    if unknown:
         lines = ", ".join(map(str, unknown[:8])) + (", …" if len(unknown) > 8 else "")
         output.print(
             f"of {len(unknown)} values nothing exact is known, so they were not judged by it (lines {lines}): is the measure a rule "

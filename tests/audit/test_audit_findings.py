@@ -293,3 +293,10 @@ def test_the_largest_spread_is_that_of_runs_at_the_ends(tmp_path: Path) -> None:
         found = set(audit(write(tmp_path / "t.csv", row)).findings["finding"])
         assert "impossible-spread" not in found
         assert "all-or-nothing" in found
+
+
+def test_values_of_which_nothing_exact_is_known_are_named(tmp_path: Path) -> None:
+    """A misspelled measure is no clean bill."""
+    row = {"language": "anbn", "measure": "R1", "prompt_set": "ood", "value": "0.10", "prompt_length": "8"}
+    others = ({"measure": "r1"}, {"prompt_set": "oodd"}, {"measure": "finish_rate"})
+    assert audit(write(tmp_path / "t.csv", row, *(row | other for other in others))).unjudged() == [3, 4]

@@ -1,0 +1,177 @@
+"""What attackers found by hand, each once: refused in a line that says what to do, with the exit code that is due."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hostile_inputs import lmtest, nothing_half_written, toml
+from tiny import MAIN, TINY
+
+from lmtest import columns, limits
+from lmtest.errors import LmtestError, UsageError
+from lmtest.languages import build_language, load_language
+from lmtest.pipeline import run_study
+
+UNIFORM = {"law": "uniform", "low": 1, "high": 3}
+TEMPLATE = {"title": "", "kind": "template", "template": "a^n b^n", "n": UNIFORM}
+HUGE, DEEP = "0x" + "f" * 5000, "title" + ".a" * 1500 + " = 1"
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    return tmp_path / "mine.toml"
+
+
+@pytest.mark.parametrize("key", ["title", "kind", "max_length", "template", "rules.R.min_length", "n.high"])
+def test_integers_that_python_cannot_print(mine: Path, key: str) -> None:
+    mine.write_text(
+        f"{key} = {HUGE}\n" + "".join(f'{k} = "{v}"\n' for k, v in TEMPLATE.items() if k not in (key, "n")), "utf-8"
+    )
+    assert "whole numbers between" in lmtest("describe", mine, codes=(2,)).err
+    assert "whole numbers between" in lmtest("run", mine, "--dry-run", codes=(2,)).err
+
+
+def test_keys_of_a_thousand_parts(mine: Path) -> None:
+    mine.write_text(DEEP, "utf-8")
+    assert "nested" in lmtest("describe", mine, codes=(2,)).err
+    assert "nested" in lmtest("run", mine, "--dry-run", codes=(2,)).err
+
+
+@pytest.mark.parametrize("rules", ["S -> S [0.99999999999999999999] | 'a' [0.00000000000000000001]",
+                                   "S -> A [1.0]\nA -> S [0.99999999999999999999] | 'a' [0.00000000000000000001]",
+                                   "S -> 'a' S [0.999999999999999] | 'a' [0.000000000000001]"])  # fmt: skip
+def test_probabilities_that_floats_cannot_tell_from_0(mine: Path, rules: str) -> None:
+    mine.write_bytes(toml({"title": "", "kind": "pcfg", "grammar": rules}))
+    lmtest("describe", mine, "--draws", "10", "--length", "1")
+    lmtest("sample", mine, codes=(1, 2))
+
+
+@pytest.mark.parametrize("seconds", ["1e-9", "0.001", "1e12", "1e300", "inf"])
+def test_any_time_limit(seconds: str) -> None:
+    lmtest(f"--time-limit={seconds}", "sample", "anbn_tiny", codes=(0, 2))
+
+
+def test_a_title_that_is_no_mathematics(mine: Path, tmp_path: Path) -> None:
+    mine.write_bytes(toml(TEMPLATE | {"title": r"$\frac{$"}))
+    lmtest("describe", mine, "--picture", tmp_path / "x.png", "--length", "1", "--draws", "10", codes=(0,))
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", ["", "/", ".", "/proc/x.png"])
+def test_names_that_no_file_can_have(name: str) -> None:
+    assert "write" in lmtest("describe", "anbn_tiny", "--length", "1", "--picture", name, codes=(1, 2)).err
+
+
+def test_numbers_of_strings_beyond_all_bounds() -> None:
+    assert "draw fewer" in lmtest("sample", "anbn_tiny", "-n", "9" * 22, codes=(2,)).err
+
+
+def test_tables_of_positions_by_symbols_that_fill_the_memory() -> None:
+    words = " ".join(f"w{i}" for i in range(34_000))
+    language = build_language("wide", {"title": "", "kind": "template", "template": words}, "wide")
+    with pytest.raises(UsageError, match="log-probabilities of a string"):
+        language.log_prob([words])
+    mixture = load_language("ginc_shared_random").definition
+    wide = mixture | {"entities": 100, "properties": 98, "vocabulary": 800, "memory": "uniform", "length": 1}
+    with pytest.raises(UsageError, match="states weighed"):
+        build_language("wide", wide, "wide").sample(90_000, seed=0)
+
+
+@pytest.mark.parametrize("override", [
+    "training.batch=0xffffffffffffffffffff", "training.batch=100000000", "training.steps=9223372036854775807",
+    "evaluators.rule_extrapolation.samples=100000000000000000000", "evaluators.rule_extrapolation.max_new_tokens=9223372036854775808",
+    "saturation.epsilon=1e-320", f"models={{{'m' * 300}={{architecture='linear',width=4,context=40}}}}",
+    "variants={" + ",".join(f"v{i}={{objective='maximum_likelihood'}}" for i in range(20_000)) + "}",
+])  # fmt: skip
+def test_numbers_and_names_of_a_study_without_measure(override: str) -> None:
+    more = ["--set", "claims=[]", "--set", "published=[]", "--set", "published_tables=[]"]
+    lmtest("run", MAIN, "--dry-run", "--set", override, *more, codes=(2,))
+
+
+def test_a_study_whose_cells_cannot_be_files_leaves_no_folder(tmp_path: Path) -> None:
+    seeds = ",".join(map(str, range(0, 600, 2)))
+    done = lmtest("run", MAIN, "--seeds", seeds, "--set", "training.stack=600", "--out", tmp_path / "out", codes=(2,))
+    assert "name of a cell" in done.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    overrides = (*TINY, "training.steps=2")
+    return run_study(
+        MAIN, out=tmp_path_factory.mktemp("runs") / "whole", overrides=overrides, seeds="0-1", jobs=1
+    ).directory
+
+
+def odd(table: pd.DataFrame, how: str) -> Any:
+    if how == "none":
+        return table.assign(**dict.fromkeys(table))
+    if how == "counts":
+        return table.assign(seed=float("nan")) if "seed" in table else table.assign(seeds_used=float("nan"))
+    if how == "nullable":
+        first = "kl" if "kl" in table else "value" if "value" in table else "effect"
+        table = table.convert_dtypes()
+        table.loc[0, first] = pd.NA
+        return table
+    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    metadata = json.loads(arrow.schema.metadata[b"pandas"]) | {"index_columns": ["nope"]}
+    return arrow.replace_schema_metadata({b"pandas": json.dumps(metadata).encode()})
+
+
+@pytest.mark.parametrize("how", ["none", "counts", "nullable", "metadata"])
+@pytest.mark.parametrize("name", ["verdicts", "certificates", "measurements"])
+def test_tables_with_odd_cells_and_types(whole: Path, tmp_path: Path, name: str, how: str) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    path = run / f"{name}.parquet"
+    table = odd(pd.read_parquet(path), how)
+    pq.write_table(table, path) if isinstance(table, pa.Table) else table.to_parquet(path, index=False)
+    lmtest("claims", run, codes=(0, 2, 3, 4))
+    lmtest("compare", run, whole)
+    lmtest("report", run)
+    nothing_half_written(run)
+
+
+def test_a_table_of_a_thousand_million_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(columns, "MOST_ROWS", 10)
+    pd.DataFrame({name: [0] * 11 for name in columns.VERDICTS}).to_parquet(tmp_path / "verdicts.parquet")
+    with pytest.raises(UsageError, match="at most 10 rows"):
+        columns.read(tmp_path / "verdicts.parquet", columns.VERDICTS, "delete it")
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("resolved.json", {"title": "\ud800"}),
+        ("env.json", {"device": "\ud800"}),
+        ("env.json", {"seconds": 1e400}),
+    ],
+)
+def test_json_that_is_no_text_or_no_number(whole: Path, tmp_path: Path, name: str, change: dict[str, Any]) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    said = json.loads((run / name).read_text("utf-8")) | change
+    (run / name).write_text(json.dumps(said), "utf-8")
+    assert name in lmtest("report", run, codes=(2,)).err
+
+
+def test_a_factory_that_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "SystemExit" in lmtest("evaluate", "--language", "anbn_tiny", "--model", "sys:exit", codes=(2,)).err
+
+
+def test_a_count_that_no_solver_decides_costs_seconds_and_is_said(mine: Path) -> None:
+    mine.write_bytes(toml(TEMPLATE | {"rules": {"R": {"count": "a % 1000000 % 999999 * 999999 == b"}}}))
+    lmtest("describe", mine, "--draws", "10", "--length", "1")
+
+
+def test_what_is_checked_is_checked_in_words() -> None:
+    with pytest.raises(LmtestError, match="at most 3 things, found infinitely many; have fewer"):
+        limits.check("things", float("inf"), 3, "have fewer")
