@@ -87,7 +87,7 @@ def read(path: Path, columns: Columns, remedy: str) -> pd.DataFrame:
 
 def _holds(values: pd.Series[Any], holds: str) -> bool:
     if holds == TEXT:
-        return all(isinstance(value, str) for value in values.dropna())
+        return isinstance(values.dtype, pd.StringDtype) or all(isinstance(value, str) for value in values.dropna())
     if holds == NUMBER:
         return bool(values.isna().all()) or _is_number(values)
     if values.empty:

@@ -270,12 +270,12 @@ def _check_derivation(study: Study, name: str, derivation: Derivation) -> None:
 
 def _check_language(study: Study, language: Language) -> Evaluated:
     """What can be measured on one language; UsageError where it cannot be trained on, or does not fit a model."""
+    for name in study.models:  # what costs least is checked first
+        study.training_of(language.name, name).check(language)
     evaluators = study.evaluators.build(language)
     longest = max(language.longest, *(evaluator.longest for evaluator in evaluators))
     found, prompts, shown = measured(evaluators), trainable(evaluators), 0
     derived: set[Measured] = set()
-    for name in study.models:
-        study.training_of(language.name, name).check(language)
     for objective in study.variants.values():
         objective.check(language)
         if any(_is_limited(model) for model in study.models.values()):

@@ -154,7 +154,7 @@ def test_dry_run_shows_cells_cost_and_attainability(
         (["run", "MAIN", "--set", "models.other.layers=1"], "'models.other.architecture' is missing"),
         (["run", "MAIN", "--set", "variants.normal.objective=orcale"], "did you mean 'oracle'?"),
         (["run", "MAIN", "--set", "evaluators.rule_extrapolation.prompt_length=0"], "prompt length of at least 1"),
-        (["run", "MAIN", "--set", "language=palindromes"], "none is out of distribution"),
+        (["run", "MAIN", "--set", "language=palindromes", "--set", "training.batch=8"], "none is out of distribution"),
         (["run", "MAIN", "--set", "claims.1.prompt_set=odd"], "unknown prompt_set 'odd'; did you mean 'ood'?"),
         (["run", "MAIN", "--set", "claims.6.decoding=beam"], "unknown decoding 'beam'"),
         (["run", "MAIN", "--set", "published.1.measure=R9"], "unknown 'R9'"),

@@ -18,7 +18,7 @@ TINY = (
     "evaluators.rule_extrapolation.samples=40",
 )
 
-LANGUAGES_QUICK = ("training.steps=4", "training.probe_every=4", "claims=[]", "evaluators.string_mass.max_length=4")
+LANGUAGES_QUICK = ("training.steps=2", "training.probe_every=2", "claims=[]", "evaluators.string_mass.max_length=4")
 LANGUAGES_TINY = (
     *("exceptions=[]", 'languages=["ban_small","brackets_nested_small"]', "training.batch=8", "training.stack=1"),
     *(*LANGUAGES_QUICK, "evaluators.rule_extrapolation.samples=20", "evaluators.rule_extrapolation.max_new_tokens=8"),

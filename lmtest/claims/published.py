@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -175,12 +176,13 @@ def _comments(row: Mapping[str, Any], estimate: st.Estimate, measured: int, fini
 
 def _by_cell(measurements: pd.DataFrame) -> dict[tuple[str, ...], dict[int, float]]:
     """Cell → value by seed."""
-    if measurements.empty:
-        return {}
-    return {
-        tuple(map(str, key)): dict(zip(rows["seed"].tolist(), rows["value"].astype("float64").tolist(), strict=True))
-        for key, rows in measurements.groupby(CELL, sort=False)
-    }
+    cells: dict[tuple[str, ...], dict[int, float]] = defaultdict(dict)
+    if not measurements.empty:
+        keys = zip(*(measurements[name].astype(str) for name in CELL), strict=True)
+        values = measurements["value"].astype("float64").tolist()
+        for key, seed, value in zip(keys, measurements["seed"].tolist(), values, strict=True):
+            cells[key][seed] = value
+    return cells
 
 
 def _saturated_seeds(certificates: pd.DataFrame) -> dict[tuple[str, ...], set[int]]:

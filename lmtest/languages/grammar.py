@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from nltk.grammar import Nonterminal, read_grammar, standard_nonterm_parser
 from scipy.sparse.csgraph import connected_components
 
 from lmtest import limits
@@ -65,6 +64,8 @@ def read(text: str) -> Grammar:
 
     Raises UsageError, with the rule or nonterminal and the number found, where the text is no distribution.
     """
+    from nltk.grammar import Nonterminal, read_grammar, standard_nonterm_parser  # brings all of nltk: half a second
+
     try:
         start, rules = read_grammar(text, standard_nonterm_parser, probabilistic=True)
     except ValueError as error:

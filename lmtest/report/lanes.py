@@ -100,9 +100,7 @@ def ordered(run: RunTables) -> list[Key]:
 
 def by_seed(run: RunTables, key: Key, measure: str, prompt_set: str, decoding: str = "exact") -> pd.Series:
     """The values of one (model, variant), by seed."""
-    values = run.values(key, measure, prompt_set, decoding)  # a page asks for thousands: whole rows would be slow
-    seeds = run.measurements["seed"].loc[values.index]
-    return pd.Series(values.to_numpy(float), index=pd.Index(seeds, name="seed")).sort_index()
+    return run.values(key, measure, prompt_set, decoding).sort_index()
 
 
 def baseline(run: RunTables, key: Key) -> Key | None:

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from lmtest import columns
@@ -157,14 +158,20 @@ class RunTables:
         return places
 
     @cached_property
+    def _numbers(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.measurements["value"].to_numpy(np.float64), self.measurements["seed"].to_numpy()
+
+    @cached_property
     def _chances(self) -> dict[tuple[str, ...], float]:
         rows = self.measurements.assign(chance=self.measurements["chance"].astype(float))
         means = rows.groupby(["measure", "prompt_set", "decoding"], sort=False)["chance"].mean()
         return {tuple(map(str, key)): float(value) for key, value in zip(means.index, means, strict=True)}
 
     def values(self, key: Key, measure: str, prompt_set: str, decoding: str) -> pd.Series:
-        """The values of one (model, variant), in the order of the table."""
-        return pd.Series(self.measurements["value"].iloc[self._places.get((*key, measure, prompt_set, decoding), [])])
+        """The values of one (model, variant), by seed, in the order of the table."""
+        places = self._places.get((*key, measure, prompt_set, decoding), np.array([], int))
+        values, seeds = self._numbers  # a page asks for thousands: whole rows would be slow
+        return pd.Series(values[places], index=pd.Index(seeds[places], name="seed"))
 
     def measured(self, key: Key, measure: str, prompt_set: str, decoding: str) -> pd.DataFrame:
         """The measurements of one (model, variant), by seed."""

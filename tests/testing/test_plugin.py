@@ -113,20 +113,26 @@ def test_workers_run_a_study_once(folder: Path) -> None:
         assert (path / "log.jsonl").read_text("utf-8").count('"start"') == 1
 
 
-def test_a_second_session_trains_nothing_and_says_what_was_found(folder: Path) -> None:
+@pytest.fixture(scope="module")
+def second(folder: Path) -> subprocess.CompletedProcess[str]:
+    """A session after the first; it trains nothing."""
     before = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*.safetensors")}
     done = run_suite(folder)
     assert before == {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*.safetensors")}
-    assert "1 failed, 2 passed, 1 undecided" in done.stdout
-    assert "lmtest verdicts" in done.stdout
-    assert "Holm's correction over 2 claims on mine.toml" in done.stdout
-    assert "refuted: Better than the floor." in done.stdout
-    assert "Traceback" not in done.stdout + done.stderr
-    assert "judging.py" not in done.stdout
+    return done
 
 
+def test_a_second_session_says_what_was_found(second: subprocess.CompletedProcess[str]) -> None:
+    assert "1 failed, 2 passed, 1 undecided" in second.stdout
+    assert "lmtest verdicts" in second.stdout
+    assert "Holm's correction over 2 claims on mine.toml" in second.stdout
+    assert "refuted: Better than the floor." in second.stdout
+    assert "Traceback" not in second.stdout + second.stderr
+    assert "judging.py" not in second.stdout
+
+
+@pytest.mark.usefixtures("second")
 def test_junit_has_the_verdicts(folder: Path) -> None:
-    run_suite(folder)
     found = properties(folder)
     declared = found["test_declared"]
     assert declared["verdict"] == "supported"
@@ -151,26 +157,32 @@ def test_strictly_the_undecided_fail(folder: Path) -> None:
     assert "Holm's correction over 2 claims on mine.toml" in loose.stdout
 
 
-@pytest.mark.parametrize(
-    ("test", "message"),
-    [
-        ('@pytest.mark.lmtest_study("none.toml")\n@pytest.mark.lmtest_claim("x")', "no study file"),
-        ('@pytest.mark.lmtest_study("mine.toml")\n@pytest.mark.lmtest_claim("mine/los")', "did you mean 'mine/loss'?"),
-        ('@pytest.mark.lmtest_study("mine.toml")\n@pytest.mark.lmtest_claim(kind="thresold")', "unknown kind 'thresold'"),
-        ('@pytest.mark.lmtest_study("mine.toml", seed="0")\n@pytest.mark.lmtest_claim("x")', "unexpected keyword"),
-        ('@pytest.mark.lmtest_study("mine.toml")\n@pytest.mark.lmtest_claim(kind="threshold", measure="kl", bound=1.0, '
-         'variants=["other"])', "unknown variant 'other'"),
-        ('@pytest.mark.lmtest_run("nowhere")\n@pytest.mark.lmtest_claim("x")', "is no run directory"),
-        ('@pytest.mark.lmtest_claim("x")', "found neither: add one"),
-        ("", "expected @pytest.mark.lmtest_claim"),
-    ],
-)  # fmt: skip
-def test_what_is_wrong_is_said_before_anything_is_trained(tmp_path: Path, test: str, message: str) -> None:
-    done = run_suite(suite(tmp_path, f"import pytest\n\n{test}\ndef test_it(verdict): ...\n"))
+WRONG = {
+    '@pytest.mark.lmtest_study("none.toml")\n@pytest.mark.lmtest_claim("x")': "no study file",
+    '@pytest.mark.lmtest_study("mine.toml")\n@pytest.mark.lmtest_claim("mine/los")': "did you mean 'mine/loss'?",
+    '@pytest.mark.lmtest_study("mine.toml")\n@pytest.mark.lmtest_claim(kind="thresold")': "unknown kind 'thresold'",
+    '@pytest.mark.lmtest_study("mine.toml", seed="0")\n@pytest.mark.lmtest_claim("x")': "unexpected keyword",
+    '@pytest.mark.lmtest_study("mine.toml")\n@pytest.mark.lmtest_claim(kind="threshold", measure="kl", bound=1.0, '
+    'variants=["other"])': "unknown variant 'other'",
+    '@pytest.mark.lmtest_run("nowhere")\n@pytest.mark.lmtest_claim("x")': "is no run directory",
+    '@pytest.mark.lmtest_claim("x")': "found neither: add one",
+    "": "expected @pytest.mark.lmtest_claim",
+    '@pytest.mark.lmtest_study("mine.toml")\n@pytest.mark.lmtest_claim({"id": "x"})': "expected the id of a claim",
+    '@pytest.mark.lmtest_study("mine.toml", seeds=object())\n@pytest.mark.lmtest_claim("mine/loss")': "expected seeds",
+    '@pytest.mark.lmtest_study("mine.toml", set=[5])\n@pytest.mark.lmtest_claim("mine/loss")': "expected set =",
+}
+
+
+def test_what_is_wrong_is_said_before_anything_is_trained(tmp_path: Path) -> None:
+    tests = "\n".join(f"{marks}\ndef test_{i}(verdict): ..." for i, marks in enumerate(WRONG))
+    done = run_suite(suite(tmp_path, f"import pytest\n\n{tests}\n"))
     assert done.returncode == 1
-    assert message in done.stdout
-    assert "1 error" in done.stdout
+    assert f"{len(WRONG)} errors" in done.stdout
+    cases = {case.attrib["name"]: case for case in ET.parse(tmp_path / "out.xml").iter("testcase")}
+    for i, message in enumerate(WRONG.values()):
+        assert message in (cases[f"test_{i}"].find("error").text or ""), i  # type: ignore[union-attr]
     assert "lmtest/testing" not in done.stdout
+    assert "Traceback" not in done.stdout
     assert not list((tmp_path).glob("runs/*/checkpoints"))
 
 
