@@ -16,7 +16,6 @@ from functools import lru_cache
 from typing import Any, NoReturn
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
 
 from lmtest.errors import UsageError, nearest
 
@@ -136,6 +135,8 @@ class CountCondition:
 
     def _conjunction_feasible(self, conjunction: tuple[Atom, ...], counts: tuple[int, ...]) -> bool:
         """In whole numbers: increments d ≥ 0, remainders r, quotients q; linear(counts + d) = modulus · q + r."""
+        from scipy.optimize import Bounds, LinearConstraint, milp  # a third of a second that few rules need
+
         n, m = self.n_symbols, len(self.remainders)
         rows, lower, upper = [], [], []
         known = [*counts, *[0] * m]

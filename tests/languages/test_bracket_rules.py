@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from functools import cache
 
 import pytest
 import torch
@@ -56,8 +57,10 @@ def by_definition(name: str, row: tuple[int, ...]) -> bool:
     }[name]()
 
 
-TRUE = {name: {row for row in all_rows(5, 6) if by_definition(name, row)} for name in TABLE}
-"""Found once: the strings of up to six symbols that satisfy each rule."""
+@cache
+def true(name: str) -> set[tuple[int, ...]]:
+    """The strings of up to six symbols that satisfy a rule, found once."""
+    return {row for row in all_rows(5, 6) if by_definition(name, row)}
 
 
 def packed(rows: list[tuple[int, ...]], filler: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -69,20 +72,20 @@ def packed(rows: list[tuple[int, ...]], filler: int) -> tuple[torch.Tensor, torc
 @each_rule
 @pytest.mark.parametrize("filler", [0, 1, 4, 7])
 def test_holds_is_the_definition_whatever_stands_behind_the_string(name: str, filler: int) -> None:
-    assert RULES[name].holds(*packed(ROWS, filler)).tolist() == [row in TRUE[name] for row in ROWS]
+    assert RULES[name].holds(*packed(ROWS, filler)).tolist() == [row in true(name) for row in ROWS]
 
 
 @each_rule
 def test_the_fold_of_steps_is_the_definition(name: str) -> None:
     rule = RULES[name]
-    assert [rule.accepts(rule.run(row)) for row in ROWS] == [row in TRUE[name] for row in ROWS]
+    assert [rule.accepts(rule.run(row)) for row in ROWS] == [row in true(name) for row in ROWS]
 
 
 @each_rule
 def test_alive_is_whether_some_continuation_satisfies_the_rule(name: str) -> None:
     rule, continuations = RULES[name], all_rows(5, 3)
     for row in all_rows(5, 3):
-        assert rule.alive(rule.run(row)) == any((*row, *more) in TRUE[name] for more in continuations), row
+        assert rule.alive(rule.run(row)) == any((*row, *more) in true(name) for more in continuations), row
 
 
 @each_rule
@@ -90,7 +93,7 @@ def test_equal_states_cannot_be_told_apart_by_any_continuation(name: str) -> Non
     rule = RULES[name]
     seen: dict[Hashable, list[bool]] = {}
     for row in all_rows(5, 3):
-        future = [(*row, *more) in TRUE[name] for more in all_rows(5, 3)]
+        future = [(*row, *more) in true(name) for more in all_rows(5, 3)]
         assert seen.setdefault(rule.run(row), future) == future
 
 
