@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -58,6 +59,19 @@ def stop_signals(flag: Flag) -> Iterator[None]:
 
 
 @contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """SIGINT and SIGTERM wait while inside; processes that are started there inherit it. Windows has no such thing."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
 def one_thread() -> Iterator[None]:
     """One process a core beats several threads for small models, and one thread makes the bits repeatable."""
     before = torch.get_num_threads()
@@ -86,21 +100,24 @@ def run_cells(workshop: Workshop, cells: Sequence[Cell], jobs: int, report: Repo
     stop = context.Event()
     initial = (workshop.directory, workshop.device, messages, stop)
     with stop_signals(stop), ProcessPoolExecutor(min(jobs, len(cells)), context, _start_worker, initial) as pool:
-        futures: dict[Future[None], Cell] = {pool.submit(_run_in_worker, cell): cell for cell in cells}
+        with _signals_blocked():  # in the workers for good, while they are still importing too: this process decides
+            futures: dict[Future[None], Cell] = {pool.submit(_run_in_worker, cell): cell for cell in cells}
         open_, failure = set(futures), None
         while open_:
             finished, open_ = wait(open_, timeout=REPORT_SECONDS, return_when=FIRST_COMPLETED)
             _drain(messages, report)
             for future in finished:
-                error = None if future.cancelled() else future.exception()
-                if error is None and not future.cancelled():
+                error = future.exception()
+                if error is None:
                     done(futures[future])
-                elif error is not None and (failure is None or isinstance(failure, Interrupted)):
+                elif failure is None or isinstance(failure, Interrupted):
                     failure = error
-                    stop.set()
-            if stop.is_set():
-                for future in open_:
-                    future.cancel()
+                    stop.set()  # what has not begun raises Interrupted then; cancelled, it would never end if a worker dies
+    if isinstance(failure, BrokenProcessPool):
+        raise LmtestError(
+            "a worker was killed, perhaps by the system, for want of memory: what was saved is whole; take fewer --jobs, or a "
+            "smaller study, and --resume goes on"
+        ) from failure
     if failure is not None and not isinstance(failure, LmtestError | OSError):
         raise LmtestError(f"a worker failed: {type(failure).__name__}: {failure}") from failure
     if failure is not None:

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from hostile_inputs import lmtest
 
-from lmtest import limits
+from lmtest import cells, columns, limits
 from lmtest.errors import LmtestError, UsageError
 from lmtest.languages import build_language, grammar, load_language
 from lmtest.languages.laws import LEAST_P
+from lmtest.training import config
 from lmtest.validation import read_json, read_toml
 
 ROOT = Path(__file__).parents[2]
@@ -200,6 +201,8 @@ def test_a_time_limit_is_above_zero(seconds: str) -> None:
 
 def test_the_page_lists_the_limits_as_they_are() -> None:
     page = (ROOT / "docs" / "limits.md").read_text("utf-8")
-    for number in (limits.MOST_BYTES, limits.MOST_LENGTH, limits.MOST_NUMBERS, limits.MOST_DRAWN, grammar.MOST_RULES):
+    for number in (limits.MOST_BYTES, limits.MOST_LENGTH, limits.MOST_NUMBERS, limits.MOST_DRAWN, grammar.MOST_RULES,
+                   cells.MOST_CELLS, columns.MOST_ROWS, config.MOST_STEPS):  # fmt: skip
         assert f"{number:,}" in page
+    assert f"{cells.LONGEST_NAME} bytes" in page
     assert f"{limits.SECONDS:g} s" in page
