@@ -11,7 +11,7 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmtest.errors import LmtestError
+from lmtest.errors import LmtestError, UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,14 +19,23 @@ if TYPE_CHECKING:
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
+def check_plain(path: Path) -> None:
+    """UsageError where a link, a device or a pipe has the name: to replace it, or to write through it, would harm another."""
+    if path.is_symlink() or (path.exists() and not path.is_file() and not path.is_dir()):
+        raise UsageError(
+            f"cannot write {path}: expected a file or nothing there, found a link, a device or a pipe; name another, or remove it"
+        )
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Writes `data` to `path` whole or not at all; missing parent folders are made.
 
-    Raises LmtestError on a full disk (or quota) and where a folder has the name, OSError otherwise; the old file, if any, is
-    then still there.
+    Raises LmtestError on a full disk (or quota) and where a folder has the name, UsageError where a link, a device or a pipe has
+    it, OSError otherwise; the old file, if any, is then still there.
     """
     if not path.name:
         raise LmtestError(f"cannot write to {str(path)!r}: it is no name of a file; name one")
+    check_plain(path)
     # A name of its own for every call, so that two processes that write the same file cannot mix their halves.
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:

@@ -120,6 +120,15 @@ def _resolve_language(study: Study, language: Language) -> dict[str, Any]:
     }
 
 
+FOLDERS = ("cells", "checkpoints", "figures")
+
+
+def check_folders(directory: Path) -> None:
+    """UsageError where a folder of a run directory, or its log, is a link: what is written there would land elsewhere."""
+    for name in (*FOLDERS, "log.jsonl"):
+        atomic.check_plain(directory / name)
+
+
 def open_directory(directory: Path, resolved: dict[str, Any], config_text: str, resume: bool) -> None:
     """Makes the run directory, or checks that the one to resume belongs to the same study.
 
@@ -128,6 +137,7 @@ def open_directory(directory: Path, resolved: dict[str, Any], config_text: str, 
     path = directory / "resolved.json"
     if directory.exists() and not directory.is_dir():
         raise UsageError(f"{directory} is a file: name a folder with --out")
+    check_folders(directory)
     # A run that was killed at its very beginning leaves no more than these; nothing is lost by starting afresh.
     begun = directory.is_dir() and all(p.name == "config.toml" or p.suffix == ".tmp" for p in directory.iterdir())
     occupied = directory.is_dir() and any(directory.iterdir()) and not (begun and resume)
@@ -223,5 +233,6 @@ class Log:
 
     def __call__(self, event: str, **fields: Any) -> None:
         line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": event, **fields}, ensure_ascii=False)
+        atomic.check_plain(self.path)
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(line + "\n")

@@ -30,7 +30,7 @@ SECONDS = 120.0
 allowed_seconds: ContextVar[float] = ContextVar("allowed_seconds", default=SECONDS)
 
 
-class _Overtime(BaseException):
+class Overtime(BaseException):
     """No Exception: nothing on the way may take it for a fault of its own."""
 
 
@@ -56,14 +56,14 @@ def within(what: str) -> Iterator[None]:
         return
 
     def ring(number: int, frame: FrameType | None) -> None:
-        raise _Overtime
+        raise Overtime
 
     handler, started = signal.signal(signal.SIGALRM, ring), time.monotonic()
     try:
         signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again every second, should foreign code swallow it
         yield
         signal.setitimer(signal.ITIMER_REAL, 0)
-    except _Overtime:
+    except Overtime:
         raise UsageError(
             f"{what} took more than {seconds:g} s, and was given up: choose something smaller (a lower max_length, fewer "
             "rules or symbols, shorter prompts), or allow more with  lmtest --time-limit SECONDS …"

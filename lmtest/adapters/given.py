@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from lmtest import limits
 from lmtest.errors import LmtestError, UsageError
 from lmtest.languages.vocabulary import Vocabulary
 from lmtest.models.contract import LanguageModel
@@ -16,6 +17,10 @@ from lmtest.models.contract import LanguageModel
 
 def _any_length(longest: float) -> None:
     """Reads strings of any length."""
+
+
+PASSED_ON = (LmtestError, KeyboardInterrupt, limits.Overtime)
+"""What is no failure of a stranger's code; all else is, even SystemExit."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +45,9 @@ class Guarded:
         try:
             with torch.no_grad():
                 law = self.model.next_log_probs(tokens)
-        except LmtestError:
+        except PASSED_ON:
             raise
-        except Exception as error:
+        except BaseException as error:
             raise LmtestError(
                 f"{self.name} failed on tokens of shape {tuple(tokens.shape)}: {describe_failure(error)}"
             ) from error
@@ -55,11 +60,18 @@ class Guarded:
         if not law.is_floating_point() or law.dim() != 4 or tuple(law.shape[1:]) != expected or not len(law):
             outputs = f"the last axis is {' '.join(self.vocabulary.outputs)}"
             raise UsageError(f"{self.name}: {wanted} ({outputs}), found {tuple(law.shape)} of {law.dtype}")
-        return law.detach().cpu().double()
+        try:
+            return law.detach().cpu().to_dense().double()
+        except (RuntimeError, NotImplementedError) as error:
+            raise UsageError(f"{self.name}: {wanted}, found one without numbers: {describe_failure(error)}") from error
 
 
 def describe_failure(error: BaseException) -> str:
     """What went wrong in a stranger's code, and where: one line instead of a traceback."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}{where}"
+    try:
+        said = str(error)
+    except Exception:  # noqa: BLE001 (it is a stranger's __str__)
+        said = "(what it says cannot be printed)"
+    return f"{type(error).__name__}: {' '.join(said.split())[:300]}{where}"

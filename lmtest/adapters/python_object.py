@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 import sys
 from pathlib import Path
 
-from lmtest.adapters.given import Given, Guarded, describe_failure
-from lmtest.errors import LmtestError, UsageError, nearest
+from lmtest.adapters.given import PASSED_ON, Given, Guarded, describe_failure
+from lmtest.errors import UsageError, nearest
 from lmtest.languages.base import Language
 from lmtest.models.stack import StackedModel
 
@@ -33,7 +34,9 @@ def from_factory(text: str, language: Language) -> Given:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise UsageError(f"{text}: importing {module_name} failed: {describe_failure(error)}") from error
         raise UsageError(f"{text}: no module {error.name!r} in {here}, nor installed; go to its folder") from None
-    except (Exception, SystemExit) as error:
+    except PASSED_ON:
+        raise
+    except BaseException as error:
         raise UsageError(f"{text}: importing {module_name} failed: {describe_failure(error)}") from error
     factory = getattr(module, name, None)
     if not callable(factory):
@@ -44,13 +47,16 @@ def from_factory(text: str, language: Language) -> Given:
         )
     try:
         model = factory(language)
-    except LmtestError:
+        law = getattr(model, "next_log_probs", None)
+        if inspect.iscoroutine(model):
+            model.close()  # or Python warns of it
+    except PASSED_ON:
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         raise UsageError(
             f"{text}: {name}(language) failed: {describe_failure(error)}; a factory takes the language, and gives a model of it"
         ) from error
-    if not callable(getattr(model, "next_log_probs", None)):
+    if not callable(law):
         raise UsageError(
             f"{text}: expected {name}(language) to give an object with next_log_probs(tokens), found {type(model).__name__}"
         )

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.nn.functional import pad
 
+from lmtest import limits
 from lmtest.errors import UsageError
 from lmtest.languages.base import Language, Row, Support
 from lmtest.languages.bracket_rules import Pair, open_kinds
@@ -23,7 +24,7 @@ from lmtest.languages.laws import FiniteLaw
 from lmtest.languages.listing import list_by_length
 from lmtest.languages.ngrams import first_context
 
-MOST_SYMBOLS = 1000
+MOST_SYMBOLS, MOST_PAIRS = 1000, 1000
 """Longer strings leave float64 and patience behind."""
 
 
@@ -51,6 +52,7 @@ class Brackets(Language):
         source: str = "",
         max_length: int | None = None,
     ) -> None:
+        limits.check("pairs of brackets", len(pairs), MOST_PAIRS, "name fewer")
         symbols = [symbol for pair in pairs for symbol in pair]
         super().__init__(symbols, name=name, title=title, source=source, max_length=max_length)
         self.kinds = len(pairs)

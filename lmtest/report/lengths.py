@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from lmtest.errors import UsageError
 from lmtest.report.marks import FAINT, INK, PALETTE, STYLE, WIDTH, above, png
 
 SHOWN = 0.9999
@@ -18,6 +19,10 @@ SHOWN = 0.9999
 def length_picture(title: str, facts: dict[str, Any]) -> bytes:
     """The `length` that `lmtest describe` tells of a language, as a PNG: a stem a length, mean and spread above."""
     known: dict[int, float] = facts["law"]
+    if not known or not np.isfinite([facts["mean"], facts["spread"]]).all():
+        raise UsageError(
+            "no picture of the lengths: none is known, or their mean is infinite; set max_length, or draw more (--draws)"
+        )
     mass = np.cumsum(list(known.values()))
     law = dict(list(known.items())[: int(np.searchsorted(mass, SHOWN)) + 1])
     with matplotlib.rc_context(rc=STYLE | {"figure.dpi": 200}):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from lmtest.languages import build_language, load_language
 from lmtest.pipeline import run_study
 
 UNIFORM = {"law": "uniform", "low": 1, "high": 3}
+SETS = [word for override in (*TINY, "training.steps=2") for word in ("--set", override)]
 TEMPLATE = {"title": "", "kind": "template", "template": "a^n b^n", "n": UNIFORM}
 HUGE, DEEP = "0x" + "f" * 5000, "title" + ".a" * 1500 + " = 1"
 
@@ -174,3 +176,95 @@ def test_a_count_that_no_solver_decides_costs_seconds_and_is_said(mine: Path) ->
 def test_what_is_checked_is_checked_in_words() -> None:
     with pytest.raises(LmtestError, match="at most 3 things, found infinitely many; have fewer"):
         limits.check("things", float("inf"), 3, "have fewer")
+
+
+def test_links_devices_and_pipes_are_never_replaced_or_written_through(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("t.csv").write_text("language,value,measure,prompt_set\nanbn_tiny,0.5,R1,ood\n", "utf-8")
+    Path("precious").write_text("precious", "utf-8")
+    Path("link").symlink_to("precious")
+    os.mkfifo("pipe")
+    for name in ("link", "pipe"):
+        assert "a link, a device or a pipe" in lmtest("audit", "t.csv", "--out", name, codes=(2,)).err
+    assert Path("link").is_symlink()
+    assert Path("pipe").is_fifo()
+    resume = ("run", MAIN, "--resume", "--seeds", "0-1", "--jobs", "1", "--quiet", *SETS)
+    for name in ("log.jsonl", "figures", "cells"):
+        run = tmp_path / f"run-{name}"
+        shutil.copytree(whole, run)
+        (run / name).rename(tmp_path / f"was-{name}")
+        (run / name).symlink_to(tmp_path / ("precious" if name == "log.jsonl" else f"was-{name}"))
+        assert "a link, a device or a pipe" in lmtest(*resume, "--out", run, codes=(2,)).err
+    (run / "cells").unlink()
+    (tmp_path / "was-cells").rename(run / "cells")
+    (run / "log.jsonl").unlink()
+    os.mkfifo(run / "log.jsonl")
+    assert "a link, a device or a pipe" in lmtest(*resume, "--out", run, codes=(2,)).err
+    assert Path("precious").read_text("utf-8") == "precious"
+
+
+def test_a_cell_of_another_variant_is_refused(whole: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    (mine,) = (run / "cells").glob("*.normal.*")
+    (other,) = (run / "cells").glob("*.oracle.*")
+    shutil.rmtree(mine)
+    shutil.copytree(other, mine)
+    resume = ("run", MAIN, "--resume", "--seeds", "0-1", "--jobs", "1", "--quiet", *SETS)
+    assert "of another cell" in lmtest(*resume, "--out", run, codes=(2,)).err
+
+
+MODELS = """
+import sys, torch
+class Odd(BaseException): pass
+class Mute(Exception):
+    def __str__(self): raise ValueError
+class Model:
+    def __init__(self, law): self.law = law
+    def next_log_probs(self, tokens): return self.law(tokens)
+def fail(error):
+    raise error
+def law(tokens):
+    return torch.full((1, *tokens.shape, 3), 1 / 3).log()
+def odd(language): raise Odd("boo")
+def mute(language): raise Mute
+async def later(language): pass
+class Property:
+    @property
+    def next_log_probs(self): raise ValueError("no")
+def property_(language): return Property()
+def odd_law(language): return Model(lambda tokens: fail(Odd("boo")))
+def leaves(language): return Model(lambda tokens: sys.exit(0))
+def ends(language): return Model(lambda tokens: fail(GeneratorExit()))
+def mute_law(language): return Model(lambda tokens: fail(Mute()))
+def meta(language): return Model(lambda tokens: law(tokens).to("meta"))
+def sparse(language): return Model(lambda tokens: law(tokens).to_sparse())
+"""
+
+
+@pytest.mark.parametrize(("name", "codes"), [
+    ("odd", (2,)), ("mute", (2,)), ("later", (2,)), ("property_", (2,)), ("odd_law", (1,)), ("leaves", (1,)), ("ends", (1,)),
+    ("mute_law", (1,)), ("meta", (2,)), ("sparse", (0,)),
+])  # fmt: skip
+def test_models_that_fail_in_odd_ways(
+    name: str, codes: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / f"odd_{name}.py").write_text(MODELS, "utf-8")
+    words = ("--set", "prompt_length=2", "--set", "max_new_tokens=4")
+    lmtest("evaluate", "--language", "anbn_tiny", "--model", f"odd_{name}:{name}", *words, codes=codes)
+
+
+def test_lengths_that_no_picture_can_show(mine: Path, tmp_path: Path) -> None:
+    mine.write_bytes(toml({"title": "", "kind": "pcfg", "grammar": "S -> 'a' S [0.9999999999] | [0.0000000001]"}))
+    lmtest("--time-limit=1", "describe", mine, "--length", "1", "--picture", tmp_path / "p.png", codes=(1, 2))
+    assert not (tmp_path / "p.png").exists()
+
+
+def test_brackets_of_too_many_kinds(mine: Path) -> None:
+    pairs = [[f"o{i}", f"c{i}"] for i in range(1001)]
+    law = {"law": "uniform", "low": 2, "high": 4, "step": 2}
+    mine.write_bytes(toml({"title": "", "kind": "brackets", "pairs": pairs, "discipline": "nested", "target": law}))
+    assert "at most 1,000 pairs of brackets" in lmtest("describe", mine, codes=(2,)).err
