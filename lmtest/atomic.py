@@ -22,9 +22,14 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 def check_plain(path: Path) -> None:
     """UsageError where a link, a device or a pipe has the name: to replace it, or to write through it, would harm another."""
     if path.is_symlink() or (path.exists() and not path.is_file() and not path.is_dir()):
-        raise UsageError(
-            f"cannot write {path}: expected a file or nothing there, found a link, a device or a pipe; name another, or remove it"
-        )
+        raise UsageError(f"cannot write {path}: that is a link, a device or a pipe; name another place, or remove it")
+
+
+def check_folder(path: Path) -> None:
+    """UsageError where a folder that is written into is there, but a link, or no folder."""
+    check_plain(path)
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"cannot write into {path}: expected a folder, found a file; remove it")
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 
 from lmtest import __version__, atomic, columns
+from lmtest.cells import Cell
 from lmtest.errors import UsageError
 from lmtest.languages import Language
 from lmtest.study import Study, dump
@@ -120,13 +121,28 @@ def _resolve_language(study: Study, language: Language) -> dict[str, Any]:
     }
 
 
-FOLDERS = ("cells", "checkpoints", "figures")
+def cell_table(directory: Path, cell: Cell, name: str) -> pd.DataFrame:
+    """One table of a cell that is done; UsageError where it is damaged, or of another cell than its folder says."""
+    path = cell.table(directory, name)
+    table = columns.read(path, COLUMNS[name], AGAIN)
+    named = {"language": [cell.language], "model": [cell.model], "variant": [cell.variant], "seed": cell.seeds}
+    for column, expected in named.items():
+        known = [str(value) for value in expected]
+        if column in table and (others := set(table[column].astype(str)) - set(known)):
+            raise UsageError(
+                f"{path} is of another cell: expected the {column} {', '.join(known)}, found {min(others)}; {AGAIN}"
+            )
+    return table
 
 
 def check_folders(directory: Path) -> None:
     """UsageError where a folder of a run directory, or its log, is a link: what is written there would land elsewhere."""
-    for name in (*FOLDERS, "log.jsonl"):
-        atomic.check_plain(directory / name)
+    cells = directory / "cells"
+    for folder in (cells, directory / "checkpoints", directory / "figures"):
+        atomic.check_folder(folder)
+    for cell in cells.iterdir() if cells.is_dir() else ():
+        atomic.check_folder(cell)
+    atomic.check_plain(directory / "log.jsonl")
 
 
 def open_directory(directory: Path, resolved: dict[str, Any], config_text: str, resume: bool) -> None:
@@ -143,7 +159,7 @@ def open_directory(directory: Path, resolved: dict[str, Any], config_text: str, 
     occupied = directory.is_dir() and any(directory.iterdir()) and not (begun and resume)
     if occupied and not resume:
         raise UsageError(f"the output folder {directory} exists: --resume continues it, or name another with --out")
-    if occupied and path.is_file():
+    if occupied and os.path.lexists(path):
         try:
             found = read_json(path)
         except UsageError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,10 +78,9 @@ def load_model(
 
 
 def _kind(model: str) -> Kind:
-    path = Path(model)
-    if (path / "resolved.json").is_file():
+    if os.path.lexists(Path(model) / "resolved.json"):
         return "run"
-    if path.is_dir():
+    if os.path.isdir(model):  # False, where Path's raises, on names that no folder can have
         return "hf"
     if FORM.fullmatch(model):
         return "python"

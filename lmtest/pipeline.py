@@ -13,10 +13,10 @@ from typing import Any, Protocol
 import pandas as pd
 import torch
 
-from lmtest import atomic, columns, directory, limits
+from lmtest import atomic, directory, limits
 from lmtest.cells import Cell, cells
 from lmtest.claims import compare_published, judge
-from lmtest.directory import AGAIN, COLUMNS, Run
+from lmtest.directory import Run
 from lmtest.errors import Interrupted, UsageError
 from lmtest.pool import one_thread, run_cells
 from lmtest.published import published_rows
@@ -117,27 +117,9 @@ def collect(workshop: Workshop, everything: Sequence[Cell]) -> dict[str, pd.Data
         references = workshop.references()
     tables = {}
     for name in ("certificates", "measurements", "trajectory", "completions"):
-        parts = [_cell_table(workshop.directory, cell, name) for cell in everything]
+        parts = [directory.cell_table(workshop.directory, cell, name) for cell in everything]
         tables[name] = pd.concat(parts + ([references[name]] if name in references else []), ignore_index=True)
     return tables
-
-
-def _cell_table(directory: Path, cell: Cell, name: str) -> pd.DataFrame:
-    """UsageError where it is damaged, or of another cell than its folder says."""
-    path = cell.table(directory, name)
-    table = columns.read(path, COLUMNS[name], AGAIN)
-    named = {
-        "language": [cell.language],
-        "model": [cell.model],
-        "variant": [cell.variant],
-        "seed": [*map(str, cell.seeds)],
-    }
-    for column, known in named.items():
-        if column in table and (others := set(table[column].astype(str)) - set(known)):
-            raise UsageError(
-                f"{path} is of another cell: expected the {column} {', '.join(known)}, found {min(others)}; {AGAIN}"
-            )
-    return table
 
 
 def _waves(workshop: Workshop, waiting: Sequence[Cell]) -> list[list[Cell]]:

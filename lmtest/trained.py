@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def trained_model(
 
 def _open(directory: Path, device: str) -> Workshop:
     path = directory / "resolved.json"
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise UsageError(f"{directory} is no run directory (no resolved.json); `lmtest run FILE --out DIR` makes one")
     return Workshop.load(directory, device)
 

@@ -71,18 +71,22 @@ def _check_plain(tables: Any, where: str) -> None:
         waiting += [(part, depth + 1) for part in inner]
 
 
-def read_json(path: Path) -> Any:
-    """What a JSON file holds; UsageError where it is missing or damaged."""
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds; UsageError where it is missing, no file, damaged, or holds something else."""
     try:
+        if path.exists() and not path.is_file():
+            raise UsageError(f"cannot read {path}: expected a file, found a folder, a device or a pipe")
         value = json.loads(path.read_bytes().decode("utf-8"))
         json.dumps(
             value, ensure_ascii=False
         ).encode()  # half of a surrogate pair is no text that could be written again
-        return value
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is damaged ({error})") from None
+    if not isinstance(value, dict):
+        raise UsageError(f"expected an object in {path}, found a {type(value).__name__}")
+    return value
 
 
 def validate(model: type[Model], data: dict[str, Any], where: str) -> Model:

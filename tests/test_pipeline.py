@@ -222,6 +222,26 @@ def test_ctrl_c_on_the_command_line_exits_with_130_and_resumes(tmp_path: Path, s
     assert not list(out.rglob("*.tmp"))
 
 
+def test_a_killed_worker_is_said_to_be_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lmtest.cli", "run", str(MAIN), "--out", str(tmp_path / "out"), "--seeds", "0-3"]
+    sets = [word for key in TINY for word in ("--set", key)]
+    process = subprocess.Popen(
+        [*command, "--jobs", "2", *sets, "--quiet"], stderr=subprocess.PIPE, start_new_session=True, text=True
+    )
+    deadline = time.monotonic() + 90
+    while not (workers := spawned(process.pid)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.kill(workers[0], signal.SIGKILL)
+    _, errors = process.communicate(timeout=90)
+    assert process.returncode == 1
+    assert "a worker was killed" in errors
+
+
+def spawned(leader: int) -> list[int]:
+    """The workers of a group."""
+    return [pid for pid in group(leader) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
 def test_workers_die_with_a_killed_parent(tmp_path: Path) -> None:
     out = tmp_path / "out"
     sets = [word for key in (*TINY, "training.steps=100000", "training.probe_every=50000") for word in ("--set", key)]

@@ -57,13 +57,13 @@ class Guarded:
         )
         if not isinstance(law, torch.Tensor):
             raise UsageError(f"{self.name}: {wanted}, found {type(law).__name__}")
-        if not law.is_floating_point() or law.dim() != 4 or tuple(law.shape[1:]) != expected or not len(law):
+        fits = law.dim() == 4 and tuple(law.shape[1:]) == expected and len(law) > 0
+        if not (fits and law.is_floating_point()) or law.is_meta:
             outputs = f"the last axis is {' '.join(self.vocabulary.outputs)}"
-            raise UsageError(f"{self.name}: {wanted} ({outputs}), found {tuple(law.shape)} of {law.dtype}")
-        try:
-            return law.detach().cpu().to_dense().double()
-        except (RuntimeError, NotImplementedError) as error:
-            raise UsageError(f"{self.name}: {wanted}, found one without numbers: {describe_failure(error)}") from error
+            raise UsageError(
+                f"{self.name}: {wanted} ({outputs}), found {tuple(law.shape)} of {law.dtype} on {law.device}"
+            )
+        return law.detach().cpu().to_dense().double()
 
 
 def describe_failure(error: BaseException) -> str:

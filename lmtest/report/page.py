@@ -40,7 +40,7 @@ def write_report(directory: Path) -> Path:
     Raises UsageError where a file is missing or unreadable, LmtestError on a full disk.
     """
     directory = Path(directory)
-    atomic.check_plain(directory / "figures")
+    atomic.check_folder(directory / "figures")
     run = load(directory)
     pictures = draw_all(run)
     for name, png in pictures.items():

@@ -255,18 +255,15 @@ def _remedy(path: Path) -> str:
 
 def _require(path: Path) -> None:
     if not path.is_file():
-        raise UsageError(f"expected a finished run, found no {path.name} in {path.parent}: {_remedy(path)}")
+        raise UsageError(f"expected a finished run, found no file {path.name} in {path.parent}: {_remedy(path)}")
 
 
 def _json(path: Path) -> dict[str, Any]:
     _require(path)
     try:
-        value = read_json(path)
+        return read_json(path)
     except UsageError as error:
         raise UsageError(f"{error}: {_remedy(path)}") from None
-    if not isinstance(value, dict):
-        raise UsageError(f"expected an object in {path}, found a {type(value).__name__}: {_remedy(path)}")
-    return value
 
 
 def _parquet(path: Path, needed: columns.Columns, *, optional: bool = False) -> pd.DataFrame:

@@ -202,7 +202,42 @@ def test_links_devices_and_pipes_are_never_replaced_or_written_through(
     (run / "log.jsonl").unlink()
     os.mkfifo(run / "log.jsonl")
     assert "a link, a device or a pipe" in lmtest(*resume, "--out", run, codes=(2,)).err
+    (run / "log.jsonl").unlink()
+    cell = next((run / "cells").iterdir())
+    cell.rename(tmp_path / "was-cell")
+    cell.symlink_to(tmp_path / "was-cell")
+    assert "a link, a device or a pipe" in lmtest(*resume, "--out", run, codes=(2,)).err
     assert Path("precious").read_text("utf-8") == "precious"
+
+
+def test_what_is_no_file_of_json_is_said_to_be_none(whole: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    path = run / "resolved.json"
+    evaluate = ("evaluate", "--language", "anbn_small", "--model", run, "--variant", "normal")
+    resume = ("run", MAIN, "--resume", "--seeds", "0-1", "--jobs", "1", "--quiet", *SETS, "--out", run)
+    path.write_text("[]", "utf-8")
+    for words in (evaluate, resume, ("report", run)):
+        assert "expected an object" in lmtest(*words, codes=(2,)).err
+    path.unlink()
+    os.mkfifo(path)
+    for words in (evaluate, resume):
+        assert "expected a file" in lmtest(*words, codes=(2,)).err
+    path.unlink()
+    path.symlink_to(path)
+    for words in (evaluate, resume):
+        assert "resolved.json" in lmtest(*words, codes=(2,)).err
+    shutil.copy(whole / "resolved.json", run / "other.json")
+    path.unlink()
+    (run / "other.json").rename(path)
+    shutil.rmtree(run / "figures")
+    (run / "figures").write_text("", "utf-8")
+    assert "expected a folder" in lmtest("report", run, codes=(2,)).err
+    assert (
+        "cannot find the model"
+        in lmtest("evaluate", "--language", "anbn_tiny", "--model", "m:" + "x" * 5000 + "-", codes=(2,)).err
+    )
+    assert "x" in lmtest("evaluate", "--language", "anbn_tiny", "--model", "json:" + "x" * 5000, codes=(2,)).err
 
 
 def test_a_cell_of_another_variant_is_refused(whole: Path, tmp_path: Path) -> None:
@@ -259,7 +294,7 @@ def test_models_that_fail_in_odd_ways(
 
 def test_lengths_that_no_picture_can_show(mine: Path, tmp_path: Path) -> None:
     mine.write_bytes(toml({"title": "", "kind": "pcfg", "grammar": "S -> 'a' S [0.9999999999] | [0.0000000001]"}))
-    lmtest("--time-limit=1", "describe", mine, "--length", "1", "--picture", tmp_path / "p.png", codes=(1, 2))
+    lmtest("--time-limit=1", "describe", mine, "--length", "1", "--picture", tmp_path / "p.png", codes=(2,))
     assert not (tmp_path / "p.png").exists()
 
 
