@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from pydantic import Field
-from scipy import stats
+from scipy.special import stdtrit
 
 from lmtest.claims.published import CANDIDATE_COLUMNS, PEOPLE
 from lmtest.claims.statistics import ALPHA
@@ -216,7 +216,7 @@ def _rule_of(measure: str) -> str:
 
 def half_widths(spread: pd.Series[float], n: pd.Series[float]) -> pd.Series[float]:
     """Half of Student's 95 % interval of a mean; 0 where nothing is known about it."""
-    quantile = pd.Series(stats.t.ppf(1 - ALPHA / 2, (n - 1).clip(lower=1)), n.index)
+    quantile = pd.Series(stdtrit((n - 1).clip(lower=1), 1 - ALPHA / 2), n.index)
     return (quantile * spread / n**0.5).where((n > 1) & spread.notna(), 0.0)
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import torch
 from pydantic import Field
-from scipy import stats
+from scipy.special import stdtrit
 from torch import Tensor
 
 from lmtest.languages.base import Language
@@ -73,7 +73,7 @@ def certify(language: Language, model: LanguageModel, draws: int, rng: np.random
         sample = string_kl(language, model, language.sample_ids(draws, rng)).numpy()
         kl = sample.mean(-1)
         with np.errstate(invalid="ignore"):
-            half = stats.t.ppf(0.975, draws - 1) * sample.std(-1, ddof=1) / math.sqrt(draws)
+            half = stdtrit(draws - 1, 0.975) * sample.std(-1, ddof=1) / math.sqrt(draws)
         half = np.where(np.isfinite(half), half, 0.0)  # an infinite KL is infinite beyond doubt
         lower, upper = np.maximum(kl - half, 0.0), kl + half
     return Certificate(kl, lower, upper, language.mean_length() + 1, exact)
@@ -90,7 +90,7 @@ def added_kl(
         return value, value, value
     rows = language.sample_ids(draws, rng)
     sample = (string_kl(language, after, rows) - string_kl(language, before, rows)).numpy()
-    half = stats.t.ppf(0.975, draws - 1) * sample.std(-1, ddof=1) / math.sqrt(draws)
+    half = stdtrit(draws - 1, 0.975) * sample.std(-1, ddof=1) / math.sqrt(draws)
     return sample.mean(-1), sample.mean(-1) - half, sample.mean(-1) + half
 
 

@@ -9,7 +9,7 @@ from itertools import combinations
 from typing import Any
 
 import pandas as pd
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from lmtest.claims import statistics as st
 from lmtest.claims.published import PEOPLE, TOLERANCE, welch_from_summaries
@@ -128,6 +128,6 @@ def needed_runs(difference: float, sd: float, other_sd: float) -> float:
     """
     if not abs(difference) > 0 or math.isnan(sd + other_sd):
         return math.nan
-    quantile = norm.ppf(1 - st.ALPHA / 2)
-    runs = (quantile + norm.ppf(POWER)) ** 2 * (sd**2 + other_sd**2) / difference**2 + quantile**2 / 4
+    quantile = ndtri(1 - st.ALPHA / 2)
+    runs = (quantile + ndtri(POWER)) ** 2 * (sd**2 + other_sd**2) / difference**2 + quantile**2 / 4
     return float(max(2, math.ceil(runs))) if math.isfinite(runs) else math.nan

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.stats import chi2
+from scipy.special import chdtrc
 
 from lmtest.claims import statistics as st
 from lmtest.claims.check import resolve
@@ -61,7 +61,7 @@ def smallest_p(claim: Claim, n_seeds: int, prompts: Prompts | None = None) -> fl
         case Heterogeneity() if n_seeds >= 2 and prompts is not None:
             # Cochran's Q is largest where every prompt tells the same seeds apart: prompts · (seeds − 1).
             sets = prompts[resolve(claim, "language", claim.language, prompts)]
-            return float(chi2.sf(sets.get(str(claim.prompt_set), 0) * (n_seeds - 1), n_seeds - 1))
+            return float(chdtrc(n_seeds - 1, sets.get(str(claim.prompt_set), 0) * (n_seeds - 1)))
         case _:
             return 0.0 if n_seeds >= 2 else 1.0
 

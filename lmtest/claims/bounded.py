@@ -16,7 +16,6 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
-from scipy.optimize import brentq, minimize_scalar
 from scipy.special import stdtr
 
 from lmtest.claims.statistics import ALPHA, Estimate, Sample
@@ -150,6 +149,8 @@ def _apart(a: _Test, b: _Test, margin: float, width: float) -> float:
     step = (high - low) / GRID
     largest, best = max((product(low + i * step), i) for i in range(GRID + 1))
     ends = low + max(0, best - 1) * step, low + min(GRID, best + 1) * step
+    from scipy.optimize import minimize_scalar
+
     found = minimize_scalar(lambda c: -product(c), bounds=ends, method="bounded", options={"xatol": 1e-4})
     return _fisher(max(-float(found.fun), largest))
 
@@ -165,4 +166,6 @@ def _root(p: Callable[[float], float], low: float, high: float, level: float) ->
         return low
     if p(high) <= level:
         return high
+    from scipy.optimize import brentq
+
     return float(brentq(lambda bound: p(bound) - level, low, high, xtol=1e-8))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t
+from scipy.special import stdtrit
 
 from lmtest.claims import statistics as st
 from lmtest.columns import NUMBER, PUBLISHED, TEXT
@@ -88,7 +88,7 @@ def welch_from_summaries(
         return st.Estimate(effect, effect, effect)
     uncertain = sum(part**2 / free for part, free in known)
     freedom = variance**2 / uncertain if uncertain else math.inf
-    half = float(t.ppf(1 - alpha / 2, freedom)) * math.sqrt(variance)
+    half = float(stdtrit(freedom, 1 - alpha / 2)) * math.sqrt(variance)
     return st.Estimate(effect, effect - half, effect + half)
 
 

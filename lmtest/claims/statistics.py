@@ -3,6 +3,7 @@
 A sample is a float array [n], one finite value a seed. Differences are later minus earlier: mean(b) − mean(a).
 Samples are independent, or paired: then they have one length, and the i-th values are of one seed.
 With fewer than two seeds in a sample an interval is NaN, and so is a p value that rests on one.
+Statsmodels and scipy.stats are loaded where they are used: half a second that most commands need not wait for.
 """
 
 from __future__ import annotations
@@ -15,9 +16,7 @@ from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import chi2, rankdata
-from statsmodels.stats.contingency_tables import cochrans_q
-from statsmodels.stats.weightstats import CompareMeans, DescrStatsW, ttost_ind
+from scipy.special import chdtrc, chdtri
 
 Sample = npt.NDArray[np.float64]
 
@@ -46,6 +45,8 @@ def welch(a: Sample, b: Sample) -> Estimate:
     if _constant(a) and _constant(b):
         effect = float(b[0] - a[0])
         return Estimate(effect, effect, effect)
+    from statsmodels.stats.weightstats import CompareMeans
+
     lower, upper = CompareMeans.from_data(b, a).tconfint_diff(ALPHA, usevar="unequal")
     return Estimate(effect, float(lower), float(upper))
 
@@ -56,6 +57,8 @@ def mean(x: Sample) -> Estimate:
         return Estimate(float(x.mean()), math.nan, math.nan)
     if _constant(x):
         return Estimate(float(x[0]), float(x[0]), float(x[0]))
+    from statsmodels.stats.weightstats import DescrStatsW
+
     lower, upper = DescrStatsW(x).tconfint_mean(ALPHA)
     return Estimate(float(x.mean()), float(lower), float(upper))
 
@@ -66,7 +69,7 @@ def spread(x: Sample) -> Estimate:
         return Estimate(math.nan, math.nan, math.nan)
     freedom = len(x) - 1
     sd = 0.0 if _constant(x) else float(x.std(ddof=1))
-    low, high = chi2.ppf(np.array([1 - ALPHA / 2, ALPHA / 2]), freedom)
+    low, high = chdtri(freedom, np.array([ALPHA / 2, 1 - ALPHA / 2]))
     return Estimate(sd, sd * math.sqrt(freedom / low), sd * math.sqrt(freedom / high))
 
 
@@ -76,6 +79,8 @@ def equivalent(a: Sample, b: Sample, margin: float) -> float:
         return math.nan
     if _constant(a) and _constant(b):
         return float(abs(b[0] - a[0]) >= margin)
+    from statsmodels.stats.weightstats import ttost_ind
+
     return float(ttost_ind(a, b, -margin, margin, usevar="unequal")[0])
 
 
@@ -122,6 +127,8 @@ def equivalent_pairs(a: Sample, b: Sample, margin: float) -> float:
     """p value of |mean of b − a| < margin over paired seeds: two one-sided t tests; 0 or 1 where differences are all one."""
     if len(a) < 2:
         return math.nan
+    from statsmodels.stats.weightstats import DescrStatsW
+
     sides = differences(a, b, -margin), differences(b, a, -margin)
     return max(
         float(side[0] <= 0) if _constant(side) else float(DescrStatsW(side).ttest_mean(alternative="larger")[1])
@@ -171,10 +178,12 @@ def heterogeneous(outcomes: npt.NDArray[np.bool_], margin: float = 0.0) -> float
         return math.nan
     if not (outcomes != outcomes[:, :1]).any():
         return 1.0
+    from statsmodels.stats.contingency_tables import cochrans_q
+
     p = float(cochrans_q(outcomes.astype(int)).pvalue)
     if margin > 0:
         freedom = outcomes.shape[1] - 1
-        p = max(p, float(chi2.sf(freedom * (spread(outcomes.mean(0)).effect / margin) ** 2, freedom)))
+        p = max(p, float(chdtrc(freedom, freedom * (spread(outcomes.mean(0)).effect / margin) ** 2)))
     return p
 
 
@@ -212,6 +221,8 @@ def _centred_ranks(values: Sequence[Sample]) -> Sample:
     steps = np.cumsum(differences(ascending[:-1], ascending[1:]) > 0, axis=0)  # rounding is no step
     places = np.zeros_like(table)
     np.put_along_axis(places, order[1:], steps.astype(np.float64), 0)
+    from scipy.stats import rankdata
+
     return np.asarray(rankdata(places, axis=0) - (len(table) + 1) / 2, dtype=np.float64)
 
 

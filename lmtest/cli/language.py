@@ -86,7 +86,7 @@ def describe(
         from lmtest.report.lengths import length_picture
 
         if isinstance(facts["length"], str):
-            raise LmtestError(f"no picture of the lengths: {facts['length']}")
+            raise LmtestError(f"no picture of the lengths, with --draws {draws}: {facts['length']}")
         atomic.write_bytes(picture, length_picture(loaded.title, facts["length"]))
 
 

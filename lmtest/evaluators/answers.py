@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from scipy import stats
+from scipy.special import stdtrit
 from torch import Tensor
 
 from lmtest.evaluators.rule_extrapolation import clustered_share
@@ -105,7 +105,7 @@ def mean(values: np.ndarray) -> Interval:
     value = float(values.mean())
     if len(values) == 1:
         return value, math.nan, math.nan
-    half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1)) / math.sqrt(len(values))
+    half = float(stdtrit(len(values) - 1, 0.975) * values.std(ddof=1)) / math.sqrt(len(values))
     return value, value - half, value + half
 
 

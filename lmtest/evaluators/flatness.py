@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 import torch
 from pydantic import Field
-from scipy import stats
+from scipy.special import stdtrit
 from torch import Tensor
 
 from lmtest.errors import UsageError
@@ -212,5 +212,5 @@ def _interval(samples: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Samples [S, N] → their means with 95 % interval ends, each [S]."""
     n = samples.shape[1]
     mean = samples.mean(1).numpy()
-    half = stats.t.ppf(0.975, n - 1) * samples.std(1).numpy() / math.sqrt(n)
+    half = stdtrit(n - 1, 0.975) * samples.std(1).numpy() / math.sqrt(n)
     return mean, mean - half, mean + half

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy.special import stdtrit
 from torch import Tensor
 
 from lmtest.errors import UsageError
@@ -197,7 +197,7 @@ def _half_width(errors: np.ndarray, draws: int) -> np.ndarray:
     shares = (errors / np.where(largest > 0, largest, 1.0)) ** 2  # relative: squares of rare strata would underflow
     total = shares.sum(0)
     freedom = (draws - 1) * total**2 / np.where(total > 0, (shares**2).sum(0), 1.0)
-    quantile = stats.t.ppf(0.975, np.maximum(freedom, 1.0))  # Welch and Satterthwaite
+    quantile = stdtrit(np.maximum(freedom, 1.0), 0.975)  # Welch and Satterthwaite
     return np.asarray(quantile * largest * np.sqrt(total))
 
 

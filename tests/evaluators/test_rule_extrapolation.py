@@ -17,6 +17,7 @@ from lmtest.evaluators.rule_extrapolation import (
     RuleExtrapolationConfig,
     clustered_share,
     weighted_mean,
+    wilson,
 )
 from lmtest.languages import Language, load_language
 from lmtest.models.reference import reference_models
@@ -114,6 +115,11 @@ def test_outcomes_stand_prompt_by_prompt() -> None:
 
 def test_nothing_counted_is_nan_and_never_zero() -> None:
     assert all(math.isnan(x) for x in clustered_share(np.array([], dtype=bool), np.array([]), np.array([])))
+
+
+@pytest.mark.parametrize(("share", "n"), [(0.0, 5.0), (0.3, 12.5), (0.999, 1e6), (1.0, 1.0)])
+def test_wilson_is_that_of_statsmodels(share: float, n: float) -> None:
+    assert wilson(share, n) == pytest.approx(proportion_confint(share * n, n, method="wilson"), abs=1e-15)
 
 
 def test_repeated_prompts_widen_the_interval() -> None:
@@ -266,14 +272,14 @@ def test_equal_weights_change_nothing() -> None:
     outcomes, clusters = np.arange(251) // 4 % 2 == 0, np.arange(251) // 3
     share, lower, upper = clustered_share(outcomes, np.arange(251), np.full(251, 1 / 251))
     assert share == outcomes.mean()
-    assert (lower, upper) == proportion_confint(share * 251, 251, method="wilson")
+    assert (lower, upper) == pytest.approx(proportion_confint(share * 251, 251, method="wilson"), abs=1e-15)
     tied = clustered_share(outcomes, clusters, np.ones(251))
     assert clustered_share(outcomes, clusters, np.full(251, 0.1)) == tied
     # The design effect of equal weights, written out.
     residuals = np.bincount(clusters, outcomes - share)
     effective = share * (1 - share) / ((residuals**2).sum() / 251**2 * 84 / 83)
     assert 84 < effective < 251
-    assert tied[1:] == proportion_confint(share * effective, effective, method="wilson")
+    assert tied[1:] == pytest.approx(proportion_confint(share * effective, effective, method="wilson"), abs=1e-15)
     values = np.linspace(0, 1, 251) ** 2
     assert weighted_mean(values, np.full(251, 0.3)) == values.mean()
 
