@@ -21,6 +21,7 @@ from lmtest.models.layers import linear
 from lmtest.models.stack import StackedModel, Tree
 from lmtest.models.transformer import Transformer
 from lmtest.training.batches import Batch, cross_entropy
+from lmtest.training.optimizers import AdamW
 
 ROWS = 512
 """Strings whose hidden states are computed at once: bounds the memory."""
@@ -95,7 +96,7 @@ def tune(
 
     `lesson(step)`: what update number `step` (from 0) is trained on; each seed follows its own gradient, in nats per string.
     """
-    adam = torch.optim.AdamW(pupil.trained, lr=rate, weight_decay=0.0, fused=True)
+    adam = AdamW(pupil.trained)
     found = {}
     for step in range(steps + 1):
         if step in at or step == steps:
@@ -103,9 +104,8 @@ def tune(
                 found[step] = examine(pupil, step)
         if step < steps:
             batch = lesson(step)
-            adam.zero_grad()
             cross_entropy(pupil.logits(batch), batch).sum().backward()
-            adam.step()
+            adam.step(rate)
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -116,17 +116,22 @@ class StackedModel(ABC):
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Copies named parameters in; UsageError where names or shapes are not this model's."""
-        expected = {name: tuple(value.shape) for name, value in self.parameters.items()}
-        found = {name: tuple(value.shape) for name, value in state.items()}
-        if expected != found:
-            wrong = sorted(name for name in expected | found if expected.get(name) != found.get(name))[0]
-            raise UsageError(
-                f"the checkpoint does not fit the model: {wrong} has shape {found.get(wrong, 'missing')}, "
-                f"expected {expected.get(wrong, 'no such parameter')}"
-            )
-        with torch.no_grad():
-            for name, value in state.items():
-                self.parameters[name].copy_(value)
+        copy_in(self.parameters, state)
+
+
+def copy_in(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Overwrites named tensors by those of a checkpoint; UsageError where names or shapes differ."""
+    expected = {name: tuple(value.shape) for name, value in tensors.items()}
+    found = {name: tuple(value.shape) for name, value in state.items()}
+    if expected != found:
+        wrong = sorted(name for name in expected | found if expected.get(name) != found.get(name))[0]
+        raise UsageError(
+            f"the checkpoint does not fit the model: {wrong} has shape {found.get(wrong, 'missing')}, "
+            f"expected {expected.get(wrong, 'no such parameter')}"
+        )
+    with torch.no_grad():
+        for name, value in state.items():
+            tensors[name].copy_(value)
 
 
 def check_context(longest: float, context: int) -> None:

@@ -12,17 +12,15 @@ import torch
 from torch import Tensor
 
 from lmtest.errors import Interrupted
-from lmtest.models.stack import Noise, StackedModel
+from lmtest.models.stack import Noise, StackedModel, copy_in
 from lmtest.seeds import torch_generator
 from lmtest.training import checkpoint
 from lmtest.training.batches import cross_entropy
 from lmtest.training.config import TrainingConfig
 from lmtest.training.curriculum import Curriculum
+from lmtest.training.optimizers import SGD, AdamW, Optimizer
 
 SAVE_SECONDS = 30.0
-MEMORY = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
-"""What AdamW and SGD keep of a parameter."""
-
 
 Probe = Callable[[StackedModel, int], list[dict[str, Any]]]
 Stop = Callable[[StackedModel, int], Tensor]
@@ -68,7 +66,8 @@ def train(
     if path.exists():
         progress, parameters, state = checkpoint.load(path, identity)
         model.load_state(parameters)
-        steps.load_state(state)
+        if not progress.finished:
+            steps.load_state(state)
     last_save = time.monotonic()
     while not progress.finished:
         regular = progress.step % config.probe_every == 0 or progress.step == config.steps
@@ -99,7 +98,10 @@ class Steps:
     def __init__(self, model: StackedModel, curriculum: Curriculum, config: TrainingConfig) -> None:
         self.model, self.curriculum, self.config = model, curriculum, config
         self.parameters = list(model.parameters.values())
-        self.optimizer = _optimizer(self.parameters, config)
+        decay = config.weight_decay
+        self.optimizer: Optimizer = (
+            SGD(self.parameters, decay) if config.optimizer == "sgd" else AdamW(self.parameters, config.beta2, decay)
+        )
 
     def update(self, step: int, stopped: Sequence[int]) -> float:
         """One step of every seed but the `stopped` ones; returns the excess of the loss over the floor, nats per string."""
@@ -113,11 +115,9 @@ class Steps:
             losses.append(cross_entropy(self.model.logits(batch.tokens, dropout, batch.tree), batch))
         loss = sum(loss / divisor for loss, (_, divisor) in zip(losses, lessons, strict=True))
         assert isinstance(loss, Tensor)
-        self.optimizer.zero_grad(set_to_none=True)
         loss.sum().backward()  # seeds share nothing, so the gradient of the sum is each seed's own
         self._clip()
-        self.optimizer.param_groups[0]["lr"] = learning_rate(self.config, step)
-        self.optimizer.step()
+        self.optimizer.step(learning_rate(self.config, step))
         with torch.no_grad():
             for parameter, old in zip(self.parameters, kept, strict=False):
                 parameter[stopped] = old
@@ -134,24 +134,15 @@ class Steps:
 
     def state(self) -> dict[str, Tensor]:
         """What the optimiser remembers, by parameter name."""
-        memory = {}
-        for name, parameter in self.model.parameters.items():
-            for key, value in self.optimizer.state[parameter].items():
-                if isinstance(value, Tensor):
-                    memory[f"{key}.{name}"] = value.detach().cpu().contiguous()
-        return memory
+        return {name: value.cpu().contiguous() for name, value in self._memory().items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        for name, parameter in self.model.parameters.items():
-            for key in MEMORY:
-                if (value := state.get(f"{key}.{name}")) is not None:
-                    self.optimizer.state[parameter][key] = value.to(parameter.device, copy=True)
+        """Takes over what an optimiser remembered; UsageError where names or shapes are not this one's."""
+        copy_in(self._memory(), state)
 
-
-def _optimizer(parameters: Sequence[Tensor], config: TrainingConfig) -> torch.optim.Optimizer:
-    """At rate 1: every step sets its own."""
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=1.0, momentum=0.9, weight_decay=config.weight_decay)
-    return torch.optim.AdamW(
-        parameters, lr=1.0, betas=(0.9, config.beta2), weight_decay=config.weight_decay, fused=True
-    )
+    def _memory(self) -> dict[str, Tensor]:
+        return {
+            f"{kind}.{name}": value
+            for name, memory in zip(self.model.parameters, self.optimizer.memory, strict=True)
+            for kind, value in memory.items()
+        }
