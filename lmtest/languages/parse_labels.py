@@ -36,9 +36,9 @@ Span = tuple[int, int]
 class ParseTask:
     """The likeliest of the `candidates` over a span, or over the whole string (`span = None`).
 
-    "ml" goes by inside weights alone, as published; "map" by the posterior given the whole string, which over the whole
-    string is inside × prior. `candidates = None`: of the whole string, the nonterminals that the start is rewritten to
-    alone; of a span, all. Ties (within TIE nats) go to the first candidate.
+    "ml" goes by inside weights alone, as published, and reads nothing but the span; "map" by the posterior given the whole
+    string, which over the whole string is inside × prior. `candidates = None`: of the whole string, the nonterminals that
+    the start is rewritten to alone; of a span, all. Ties (within TIE nats) go to the first candidate.
     """
 
     name: str
@@ -86,15 +86,16 @@ class SpanWeights:
 def parse_labels(language: Pcfg, task: ParseTask, rows: Sequence[Row]) -> ParseLabels:
     """Rows of symbol ids → their classes; label all strings of a study at once and split them then, so that classes agree.
 
-    Raises UsageError on unknown candidates or fewer than two, on strings that are too short for the span or not in
-    the language, where no candidate ever spans, and where only one class occurs.
+    Raises UsageError on unknown candidates or fewer than two, on strings that are too short for the span, or not in the
+    language (where the task reads the whole of them), where no candidate ever spans, and where only one class occurs.
     """
     candidates = _candidates(language, task)
     _check_rows(language, task, rows)
     index = [language.grammar.names.index(name) for name in candidates]
-    distinct = sorted(set(map(tuple, rows)), key=lambda row: (len(row), row))
+    read = [tuple(row) for row in rows] if _reads_all(task) else [tuple(row[slice(*task.span or ())]) for row in rows]
+    distinct = sorted(set(read), key=lambda row: (len(row), row))
     place = {row: i for i, row in enumerate(distinct)}
-    scores = _scores(language, task, distinct)[[place[tuple(row)] for row in rows]][:, index]
+    scores = _scores(language, task, distinct)[[place[row] for row in read]][:, index]
     best = scores.amax(-1, keepdim=True)
     spanned = best[:, 0] > -math.inf
     if not spanned.any():
@@ -158,17 +159,25 @@ class _Charts:
         return SpanWeights(ring.log(inside[:, : self.size]), ring.log(outside[:, : self.size]), ring.log(total))
 
 
+def _reads_all(task: ParseTask) -> bool:
+    return task.span is None or task.estimate == "map"
+
+
 def _scores(language: Pcfg, task: ParseTask, rows: Sequence[Row]) -> torch.Tensor:
-    """Distinct strings, shortest first → [N, K] what the task's estimate goes by, in nats up to what a string's all share."""
+    """Distinct strings, shortest first → [N, K] what the task's estimate goes by, in nats up to what a string's all share.
+
+    Of what it does not read whole, `rows` are the spans.
+    """
     charts = _Charts(language)
     lengths = torch.tensor([len(row) for row in rows])
     scores = torch.empty(len(rows), charts.size, dtype=torch.float64)
     for part in chart.chunks(lengths, len(language.form.pairs), len(language.form.mass), None):
         for length in lengths[part].unique().tolist():
             places = part[lengths[part] == length]
-            found = charts.weights(torch.tensor([rows[i] for i in places.tolist()]), task.span or (0, length))
+            span = (task.span if _reads_all(task) else None) or (0, length)
+            found = charts.weights(torch.tensor([rows[i] for i in places.tolist()]), span)
             outside = places[found.total == -math.inf].tolist()
-            if outside or length > (language.max_length or length):
+            if _reads_all(task) and (outside or length > (language.max_length or length)):
                 string = language.vocabulary.join(rows[outside[0] if outside else int(places[0])])
                 raise UsageError(
                     f"task {task.name!r}: the string {language.vocabulary.text(string)!r} is not in {language.name}: "

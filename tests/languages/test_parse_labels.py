@@ -314,7 +314,7 @@ TASK_LANGUAGE = (
             r"one class: all 2 strings are 'First' over \[0, 1\)",
         ),
         (ParseTask("t", (0, 2), ("First", "A")), ["aa", "ba"], r"none of the candidates First, A ever spans \[0, 2\)"),
-        (ParseTask("t", (0, 1), ("First", "Second")), ["aa", "ab"], "'ab' is not in language"),
+        (ParseTask("t", (0, 1), ("First", "Second"), "map"), ["aa", "ab"], "'ab' is not in language"),
         (ParseTask("t", (0, 1)), [], "at least one string"),
     ],
 )
