@@ -15,8 +15,8 @@ from lmtest.cells import Cell, cells
 from lmtest.claims import attainability
 from lmtest.evaluators.evaluator import Evaluator
 from lmtest.languages import Language
-from lmtest.pool import one_thread
 from lmtest.study import Study
+from lmtest.threads import one_thread
 from lmtest.training.loop import Steps
 from lmtest.variants.preserve.tables import Preserving
 from lmtest.workshop import Workshop

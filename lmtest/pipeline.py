@@ -18,10 +18,11 @@ from lmtest.cells import Cell, cells
 from lmtest.claims import compare_published, judge
 from lmtest.directory import Run
 from lmtest.errors import Interrupted, UsageError
-from lmtest.pool import one_thread, run_cells
+from lmtest.pool import run_cells
 from lmtest.published import published_rows
 from lmtest.report import write_report
 from lmtest.study import load_study
+from lmtest.threads import one_thread
 from lmtest.validation import read_json
 from lmtest.workshop import Workshop
 

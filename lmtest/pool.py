@@ -20,6 +20,7 @@ import torch
 
 from lmtest.cells import Cell
 from lmtest.errors import Interrupted, LmtestError
+from lmtest.threads import one_thread
 from lmtest.workshop import Workshop
 
 REPORT_SECONDS = 0.2
@@ -69,17 +70,6 @@ def _signals_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """One process a core beats several threads for small models, and one thread makes the bits repeatable."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def run_cells(workshop: Workshop, cells: Sequence[Cell], jobs: int, report: Report, done: Done) -> None:

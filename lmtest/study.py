@@ -21,6 +21,7 @@ from lmtest.models.registry import ModelConfig
 from lmtest.overrides import apply_override
 from lmtest.published import PublishedTable, match_published
 from lmtest.saturation import SaturationConfig
+from lmtest.threads import one_thread
 from lmtest.training import Objective, TrainingConfig
 from lmtest.validation import Table, read_toml, validate
 from lmtest.variants.preserve.tables import Preserving
@@ -178,7 +179,7 @@ def load_study(
     Returns the study and its languages by name. Raises UsageError: unknown keys with the nearest known one, claims about
     models or variants that do not exist, …
     """
-    with limits.within(f"reading {path}"):
+    with limits.within(f"reading {path}"), one_thread():
         return _load_study(path, overrides, seeds)
 
 
