@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+import os
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lmtest.adapters.given import Given, describe_failure
+from lmtest import limits
+from lmtest.adapters.given import PASSED_ON, Given, describe_failure
+from lmtest.adapters.hugging_face_folder import read_config, read_weights
 from lmtest.adapters.symbols import TokenMap, map_symbols
-from lmtest.errors import UsageError
+from lmtest.errors import LmtestError, UsageError
 from lmtest.languages.base import Language
 from lmtest.languages.vocabulary import Vocabulary
-from lmtest.validation import read_json
 
+CONTEXTS = ("max_position_embeddings", "max_target_positions", "max_seq_len")
+"""What configurations call the number of positions."""
 LOGITS = 2**23
 """Logits that are computed at once: a large vocabulary over many strings would not fit the memory."""
 
@@ -52,13 +57,23 @@ class HuggingFaceModel:
         ids = self.inputs[tokens]
         rows = max(1, LOGITS // (ids.shape[1] * int(network.config.get_text_config().vocab_size)))
         parts = []
-        with torch.no_grad():
+        with torch.no_grad(), quiet(require_transformers()):
             for chunk in ids.to(network.device).split(rows):
-                out = network(input_ids=chunk, attention_mask=torch.ones_like(chunk), use_cache=False)
-                law = out.logits.double().log_softmax(-1).cpu()
+                law = self._logits(chunk).double().log_softmax(-1).cpu()
                 outside = law.index_fill(-1, own, -math.inf).logsumexp(-1, keepdim=True)
                 parts.append(torch.cat([law[..., own], outside], -1))
         return torch.cat(parts)[None]
+
+    def _logits(self, ids: Tensor) -> Tensor:
+        try:
+            out = self.network(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, return_dict=True)
+            logits: Tensor = out.logits
+        except (*PASSED_ON, MemoryError):
+            raise
+        except BaseException as error:
+            shape = tuple(ids.shape)
+            raise LmtestError(f"{self.name} failed on tokens of shape {shape}: {describe_failure(error)}") from error
+        return logits
 
     def check(self, longest: float) -> None:
         """Raises UsageError where strings of so many symbols do not fit; of any length are only found out when read."""
@@ -85,40 +100,69 @@ def from_folder(folder: Path, language: Language, device: str = "cpu") -> Given:
     """A folder as save_pretrained leaves it → the model, in single precision.
 
     Raises UsageError: no transformers installed, no configuration, weights in other files than safetensors, missing weights, code
-    of its own, a tokenizer that does not read the language's strings symbol by symbol.
+    of its own, a tokenizer that does not read the language's strings symbol by symbol; LmtestError where it cannot be had in time.
     """
     transformers = require_transformers()
-    name = folder.name or str(folder)
-    _check_folder(folder)
-    options = {"local_files_only": True, "trust_remote_code": False}
-    with quiet(transformers):
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
-            network, loading = transformers.AutoModelForCausalLM.from_pretrained(
-                folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **options
-            )
-        except Exception as error:
-            raise UsageError(
-                f"cannot load {folder} as a Hugging Face causal model with its tokenizer: {describe_failure(error)}"
-            ) from error
-        lacking = sorted([*loading["missing_keys"], *(str(key) for key in loading.get("mismatched_keys", ()))])
-        if lacking:
-            raise UsageError(
-                f"{folder} lacks weights of its model ({lacking[0]}{f' and {len(lacking) - 1} more' * (len(lacking) > 1)}), "
-                "which would be random: save the whole model with save_pretrained"
-            )
-        config = network.config.get_text_config()
-        eos, bos = (
-            token if token is not None else _single(getattr(config, key, None))
-            for token, key in ((tokenizer.eos_token_id, "eos_token_id"), (tokenizer.bos_token_id, "bos_token_id"))
+    try:
+        with limits.within(f"reading {folder}"), quiet(transformers), _no_panics():
+            return _from_folder(folder, language, device, transformers)
+    except (*PASSED_ON, MemoryError):
+        raise
+    except BaseException as error:  # tokenizers panic, which is no Exception
+        raise UsageError(
+            f"cannot load {folder} as a Hugging Face causal model with its tokenizer: {describe_failure(error)}"
+        ) from error
+
+
+def _from_folder(folder: Path, language: Language, device: str, transformers: Any) -> Given:
+    config = read_config(folder, transformers)
+    weights = read_weights(folder)
+    classes = transformers.AutoModelForCausalLM._model_mapping
+    if type(config) not in classes:
+        raise UsageError(f"{folder}: expected a causal language model, found {config.model_type}, which is none")
+    inner = config.get_text_config()
+    layers = getattr(inner, "num_hidden_layers", 0)
+    if isinstance(layers, int) and layers > len(weights):
+        raise UsageError(
+            f"{folder}: expected weights of {layers} layers, found {len(weights)} tensors: they do not fit"
         )
-        tokens = map_symbols(language, tokenizer, eos, bos, int(config.vocab_size), str(folder))
-    places = getattr(config, "max_position_embeddings", None)
-    context = places if isinstance(places, int) and places > 0 else None
+    made = classes[type(config)]
+    network, loading = made.from_pretrained(
+        None,
+        config=config,
+        state_dict=weights,
+        dtype=torch.float32,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # or the library raises without the name of a tensor
+    )
+    for key, found, expected in sorted(loading["mismatched_keys"]):
+        raise UsageError(
+            f"{folder}: its configuration expects {key} of shape {tuple(expected)}, found {tuple(found)}: they do not belong "
+            "together; save the whole model with save_pretrained"
+        )
+    if lacking := sorted(loading["missing_keys"]):
+        raise UsageError(
+            f"{folder} lacks weights of its model ({lacking[0]}{_more(lacking)}), which would be random: save the whole model "
+            "with save_pretrained"
+        )
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    eos, bos = (
+        token if isinstance(token := getattr(tokenizer, key, None), int) else _single(getattr(inner, key, None))
+        for key in ("eos_token_id", "bos_token_id")
+    )
+    tokens = map_symbols(language, tokenizer, eos, bos, int(inner.vocab_size), str(folder))
+    places = [getattr(inner, key, None) for key in CONTEXTS]
+    context = next((n for n in places if isinstance(n, int) and n > 0), None)
     model = HuggingFaceModel(network.eval().to(device), tokens, language.vocabulary, context, str(folder))
     example = tokens.writing.text(language.symbols[:2])
     note = f"strings are written like {example!r}; what the model gives to tokens of no symbol counts as loss"
-    return Given(name, model, model.check, note)
+    if unused := sorted(loading["unexpected_keys"]):
+        note += f"; its configuration does not use weights of the file ({unused[0]}{_more(unused)})"
+    return Given(folder.name or str(folder), model, model.check, note)
+
+
+def _more(names: Sequence[str]) -> str:
+    return f" and {len(names) - 1} more" * (len(names) > 1)
 
 
 def require_transformers() -> Any:
@@ -132,32 +176,6 @@ def require_transformers() -> Any:
     return transformers
 
 
-def _check_folder(folder: Path) -> None:
-    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    if "config.json" not in names:
-        raise UsageError(
-            f"{folder} is no local folder of a Hugging Face model (no config.json): save one with save_pretrained; "
-            "nothing is downloaded"
-        )
-    for name in names:  # an index may send the library to other files, of other kinds, elsewhere
-        if name.endswith(".index.json"):
-            index = read_json(folder / name)
-            targets = index.get("weight_map") if isinstance(index, dict) else None
-            listed = list(targets.values()) if isinstance(targets, dict) else [targets]
-            wrong = [t for t in listed if t not in names or not str(t).endswith(".safetensors")]
-            if wrong:
-                raise UsageError(
-                    f"{folder / name}: expected names of *.safetensors files of the folder, found {wrong[0]!r}"
-                )
-    if not any(name.endswith(".safetensors") for name in names):
-        other = next((name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt"))), None)
-        found = f"found {other}, which may run code when it is read" if other else "found none"
-        raise UsageError(
-            f"{folder}: expected weights as *.safetensors, {found}; on a machine that trusts it, load the model and "
-            "save_pretrained(FOLDER), which writes safetensors"
-        )
-
-
 def _single(token: Any) -> int | None:
     """A configuration may list several ends: the first."""
     return token[0] if isinstance(token, list) and token else token if isinstance(token, int) else None
@@ -165,14 +183,33 @@ def _single(token: Any) -> int | None:
 
 @contextlib.contextmanager
 def quiet(transformers: Any) -> Iterator[None]:
-    """Without the library's progress bars and hints, which are none of this command's output."""
+    """Without the library's progress bars, hints and warnings, which are none of this command's output."""
     logging = transformers.utils.logging
     before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
+    logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logging.set_verbosity(before)
         if bars:
             logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _no_panics() -> Iterator[None]:
+    """Without the lines that a panic of the tokenizer, which is written in Rust, leaves on the process's own stderr."""
+    try:
+        kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    except OSError:  # stderr is closed
+        yield
+        return
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lmtest.adapters.given import PASSED_ON
 from lmtest.errors import UsageError
 from lmtest.languages.base import Language
 from lmtest.seeds import generator
@@ -59,9 +60,9 @@ def map_symbols(language: Language, tokenizer: Any, eos: int | None, bos: int | 
     for writing in WRITINGS if language.vocabulary.single_characters else WRITINGS[1:]:
         found = _read(language.symbols, strings, tokenizer, writing, ends)
         if isinstance(found, tuple):
-            if max(*found, *ends) >= size:
+            if wrong := [token for token in (*found, *ends) if not 0 <= token < size]:
                 raise UsageError(
-                    f"{name}: token {max(*found, *ends)} of the tokenizer is none of the model's {size}: they do not belong "
+                    f"{name}: token {wrong[0]} of the tokenizer is none of the model's {size}: they do not belong "
                     "together; save the model with the tokenizer that it was trained with"
                 )
             return TokenMap(found, ends[0], ends[-1], writing)
@@ -99,7 +100,9 @@ def _read(
 def _encode(tokenizer: Any, text: str) -> list[int]:
     try:
         ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    except Exception:  # noqa: BLE001 (tokenizers raise bare exceptions, as on a word that they lack)
+    except PASSED_ON:
+        raise
+    except BaseException:  # noqa: BLE001 (tokenizers raise bare exceptions, as on a word that they lack, and panic)
         return []
     return ids
 

@@ -2,17 +2,20 @@
 
 import json
 import math
+import re
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from strangers import characters, gpt2, save
 
 from lmtest.adapters.checks import check_model
 from lmtest.adapters.hugging_face import HuggingFaceModel, from_folder
-from lmtest.errors import UsageError
+from lmtest.errors import LmtestError, UsageError
 from lmtest.evaluate import evaluate, mass_outside
 from lmtest.languages import Language, load_language
 
@@ -131,7 +134,7 @@ def test_an_encoder_is_not_causal(tmp_path: Path, tiny: Language) -> None:
 def test_weights_that_may_run_code_are_refused(tmp_path: Path, tiny: Language) -> None:
     made = save(tmp_path / "made", gpt2(3), characters("ab"))
     (made / "model.safetensors").unlink()
-    with pytest.raises(UsageError, match=r"expected weights as \*.safetensors, found none"):
+    with pytest.raises(UsageError, match=r"expected weights in model.safetensors, found none"):
         from_folder(made, tiny)
     (made / "pytorch_model.bin").write_bytes(b"\x80\x04.")
     with pytest.raises(UsageError, match=r"found pytorch_model.bin, which may run code .*save_pretrained\(FOLDER\)"):
@@ -145,8 +148,6 @@ def test_no_folder_of_a_model_is_refused(tmp_path: Path, tiny: Language) -> None
 
 
 def test_missing_weights_are_not_made_up(tmp_path: Path, tiny: Language) -> None:
-    from safetensors.torch import load_file, save_file
-
     made = save(tmp_path / "made", gpt2(3), characters("ab"))
     weights = load_file(made / "model.safetensors")
     del weights["transformer.h.1.mlp.c_fc.weight"]
@@ -157,23 +158,100 @@ def test_missing_weights_are_not_made_up(tmp_path: Path, tiny: Language) -> None
         from_folder(made, tiny)
 
 
-@pytest.mark.parametrize("damage", ["config", "weights", "tokenizer", "code"])
-def test_a_damaged_folder_is_one_line(tmp_path: Path, tiny: Language, damage: str) -> None:
+def _config(**more: Any) -> Callable[[Path], None]:
+    return _json("config.json", **more)
+
+
+def _json(name: str, **more: Any) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        told = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(told | more))
+
+    return damage
+
+
+def _weights(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        weights = load_file(folder / "model.safetensors")
+        change(weights)
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+    return damage
+
+
+def _elsewhere(folder: Path) -> None:
+    """An index that leads to a pickle, and one that leads out of the folder."""
+    (folder / "model.safetensors").rename(folder.parent / "out.safetensors")
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"x": "../out.safetensors"}, "metadata": {}})
+    )
+
+
+CODE = {"model_type": "of_their_own", "auto_map": {"AutoModelForCausalLM": "theirs.Model"}}
+PANIC = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+NORM = "transformer.ln_f.weight"
+
+DAMAGED: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "config": (lambda f: (f / "config.json").write_text("{"), "config.json is damaged"),
+    "weights": (lambda f: (f / "model.safetensors").write_bytes(b"abc"), "model.safetensors is damaged"),
+    "tokenizer": (lambda f: (f / "tokenizer.json").write_text('{"model": 3}'), "cannot load .*made as a Hugging Face"),
+    "panic": (_json("tokenizer.json", normalizer=PANIC), "cannot load .*PanicException"),
+    "code": (_config(**CODE), r"expected a model_type that .*code of its own \(auto_map\), which is not run"),
+    "no causal model": (_config(model_type="vit"), "expected a causal language model, found vit"),
+    "layers": (_config(n_layer=10**6), "expected weights of 1000000 layers, found 28 tensors"),
+    "quantised": (_config(quantization_config={"bits": 4}), "expected plain weights, found quantised ones"),
+    "start": (_config(bos_token_id=-1), "token -1 of the tokenizer is none of the model's 3"),
+    "elsewhere": (_elsewhere, r"expected names of \*.safetensors files of the folder, found '../out.safetensors'"),
+    "tokenizer elsewhere": (
+        _json("tokenizer_config.json", fast_tokenizer_files=["../out/tokenizer.4.0.0.json"]),
+        "expected 'fast_tokenizer_files' to name files of the folder",
+    ),
+    "class": (_json("tokenizer_config.json", tokenizer_class="RagTokenizer"), "expected a token that ends|cannot load"),
+    "shape": (_config(n_positions=32), r"expects transformer.wpe.weight of shape \(32, 16\), found \(64, 16\)"),
+    "complex": (_weights(lambda w: w.update({NORM: w[NORM].to(torch.complex64)})), f"found {NORM} of torch.complex64"),
+    "eight bits": (
+        _weights(lambda w: w.update({NORM: w[NORM].to(torch.float8_e4m3fn)})),
+        f"found {NORM} of torch.float8",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_folder_is_one_line(
+    tmp_path: Path, tiny: Language, damage: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     made = save(tmp_path / "made", gpt2(3), characters("ab"))
-    config = json.loads((made / "config.json").read_text())
-    if damage == "config":
-        (made / "config.json").write_text("{")
-    elif damage == "weights":
-        (made / "model.safetensors").write_bytes((made / "model.safetensors").read_bytes()[:200])
-    elif damage == "tokenizer":
-        (made / "tokenizer.json").write_text('{"model": 3}')
-    else:
-        config |= {"model_type": "of_their_own", "auto_map": {"AutoModelForCausalLM": "theirs.Model"}}
-        (made / "config.json").write_text(json.dumps(config))
-        (made / "theirs.py").write_text("raise SystemExit('their code has run')\n")
-    with pytest.raises(UsageError, match=r"cannot load .*made as a Hugging Face causal model") as caught:
+    (made / "theirs.py").write_text("raise SystemExit('their code has run')\n")
+    change, message = DAMAGED[damage]
+    change(made)
+    capfd.readouterr()
+    with pytest.raises(UsageError, match=message) as caught:
         from_folder(made, tiny)
     assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_pickle_that_the_configuration_names_is_not_read(tmp_path: Path, tiny: Language) -> None:
+    made = save(tmp_path / "made", gpt2(3), characters("ab"))
+    before = from_folder(made, tiny).model.next_log_probs(tiny.vocabulary.pack([(0, 1)])[0])
+    torch.save({key: torch.zeros(()) for key in load_file(made / "model.safetensors")}, made / "adapter_model.bin")
+    _config(transformers_weights="adapter_model.bin")(made)
+    torch.testing.assert_close(from_folder(made, tiny).model.next_log_probs(tiny.vocabulary.pack([(0, 1)])[0]), before)
+
+
+def test_weights_that_are_not_used_are_said(tmp_path: Path, tiny: Language) -> None:
+    made = save(tmp_path / "made", gpt2(3), characters("ab"))
+    assert "does not use" not in from_folder(made, tiny).note
+    _config(n_layer=1)(made)
+    note = from_folder(made, tiny).note
+    assert re.search(r"does not use weights of the file \(transformer.h.1.attn.c_attn.weight and 10 more\)", note)
+
+
+def test_a_model_that_fails_is_one_line(tmp_path: Path, tiny: Language) -> None:
+    made = save(tmp_path / "made", gpt2(3), characters("ab"))
+    _config(n_head=-1)(made)
+    with pytest.raises(LmtestError, match=r"made failed on tokens of shape .*RuntimeError: invalid shape"):
+        from_folder(made, tiny).model.next_log_probs(tiny.vocabulary.pack([(0, 1)])[0])
 
 
 def test_without_transformers_the_extra_is_named(
