@@ -70,7 +70,7 @@ def read(path: Path, columns: Columns, remedy: str) -> pd.DataFrame:
         raise
     except (OSError, ValueError, TypeError, KeyError) as error:  # pyarrow's errors are among these
         raise UsageError(f"{path} is damaged ({error}): {remedy}") from None
-    if table.empty and not set(columns) & set(table.columns):
+    if table.empty and set(table.columns) <= set(columns):
         return pd.DataFrame(columns=list(columns))  # nothing was measured
     if absent := [column for column in columns if column not in table]:
         more = f" and {len(absent) - 1} more" * (len(absent) > 1)

@@ -14,7 +14,7 @@ import torch
 
 from lmtest import atomic
 from lmtest.cells import TABLES, Cell
-from lmtest.columns import CERTIFICATES, IDENTITY, MEASUREMENTS, TRAJECTORY
+from lmtest.columns import CERTIFICATES, COMPLETIONS, IDENTITY, MEASUREMENTS, TRAJECTORY
 from lmtest.errors import UsageError
 from lmtest.evaluators.evaluator import Evaluator
 from lmtest.evaluators.registry import trainable
@@ -287,13 +287,12 @@ class Workshop:
                 completed.append(completions)
         measurements = pd.concat(measured, ignore_index=True)
         measurements["saturated"] = measurements["seed"].map(dict(zip(seeds, saturated, strict=True)))
-        completions = self._label(pd.concat(completed, ignore_index=True) if completed else pd.DataFrame(), labels)
+        completions = pd.concat(completed, ignore_index=True) if completed else pd.DataFrame(columns=list(COMPLETIONS))
+        completions = self._label(completions, labels)
         return {
             "certificates": self._label(certificates, labels)[list(CERTIFICATES)],
             "measurements": self._label(measurements, labels)[list(MEASUREMENTS)],
-            "completions": completions[[*IDENTITY, *(c for c in completions.columns if c not in IDENTITY)]]
-            if len(completions)
-            else pd.DataFrame(columns=list(IDENTITY)),
+            "completions": completions[[*IDENTITY, *(c for c in completions.columns if c not in IDENTITY)]],
         }
 
     def _certify(self, language: Language, model: LanguageModel, draws: int, *stream: str | int) -> Certificate:
