@@ -6,13 +6,11 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import torch
-
 from lmtest.adapters.given import Given
 from lmtest.cells import Cell, stacks
 from lmtest.errors import UsageError, nearest
 from lmtest.languages.base import Language
-from lmtest.models.stack import StackedModel
+from lmtest.models.stack import StackedModel, copy_in
 from lmtest.models.transformer import Transformer
 from lmtest.training.checkpoint import load
 from lmtest.variants.preserve.tables import Preserving
@@ -90,7 +88,10 @@ def _choose(what: str, option: str, given: str | None, names: Iterable[str], dir
 
 def _join(workshop: Workshop, cells: Sequence[Cell], directory: Path) -> StackedModel:
     """One stack of all the seeds of cells that differ in nothing else."""
-    states: list[dict[str, torch.Tensor]] = []
+    seeds = [seed for cell in cells for seed in cell.seeds]
+    language = workshop.languages[cells[0].language]
+    model = workshop.study.models[cells[0].model].build(language.vocabulary, seeds, workshop.device)
+    first = 0
     for cell in cells:
         path = cell.checkpoint(workshop.directory)
         unfinished = f"{directory}: the training of {cell.name} is not finished; lmtest run … --resume finishes it"
@@ -99,9 +100,10 @@ def _join(workshop: Workshop, cells: Sequence[Cell], directory: Path) -> Stacked
         progress, parameters, _ = load(path, workshop.identity(cell))
         if not progress.finished:
             raise UsageError(unfinished)
-        states.append(parameters)
-    seeds = [seed for cell in cells for seed in cell.seeds]
-    language = workshop.languages[cells[0].language]
-    model = workshop.study.models[cells[0].model].build(language.vocabulary, seeds, workshop.device)
-    model.load_state({name: torch.cat([state[name] for state in states]) for name in states[0]})
+        rows = slice(first, first := first + len(cell.seeds))
+        copy_in(
+            {name: value.detach()[rows] for name, value in model.parameters.items()},
+            parameters,
+            f"the checkpoint {path}",
+        )
     return model

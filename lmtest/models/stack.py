@@ -119,14 +119,14 @@ class StackedModel(ABC):
         copy_in(self.parameters, state)
 
 
-def copy_in(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-    """Overwrites named tensors by those of a checkpoint; UsageError where names or shapes differ."""
+def copy_in(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor], what: str = "the checkpoint") -> None:
+    """Overwrites named tensors by those of a checkpoint (`what`); UsageError where names or shapes differ."""
     expected = {name: tuple(value.shape) for name, value in tensors.items()}
     found = {name: tuple(value.shape) for name, value in state.items()}
     if expected != found:
         wrong = sorted(name for name in expected | found if expected.get(name) != found.get(name))[0]
         raise UsageError(
-            f"the checkpoint does not fit the model: {wrong} has shape {found.get(wrong, 'missing')}, "
+            f"{what} does not fit the model: {wrong} has shape {found.get(wrong, 'missing')}, "
             f"expected {expected.get(wrong, 'no such parameter')}"
         )
     with torch.no_grad():

@@ -11,12 +11,12 @@ from typing import Annotated, Any, Literal
 import safetensors
 import safetensors.torch
 import torch
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from lmtest import atomic
 from lmtest.errors import UsageError
-from lmtest.validation import Table
+from lmtest.validation import Table, validate
 
 SCHEMA = 1
 METADATA = "lmtest"
@@ -33,10 +33,21 @@ class Progress:
     finished: bool = False
 
 
+class _Probe(Table):
+    """What every probe says beside values of its own."""
+
+    model_config = ConfigDict(extra="allow")
+    seed: int
+    step: int = Field(ge=0)
+    evaluator: str
+    measure: str
+    value: float
+
+
 class _Progress(Table):
     step: int = Field(ge=0)
-    stopped: dict[Annotated[int, Field(strict=False)], int]  # JSON has no numbers as keys
-    probes: list[dict[str, Any]]
+    stopped: dict[Annotated[int, Field(strict=False, ge=0)], Annotated[int, Field(ge=0)]]  # JSON has no numbers as keys
+    probes: list[_Probe]
     finished: bool
 
 
@@ -64,11 +75,11 @@ def load(path: Path, identity: Mapping[str, Any]) -> tuple[Progress, dict[str, T
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = json.loads(file.metadata()[METADATA])
             tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        told = _Told.model_validate(metadata)
-        progress, found = Progress(**vars(told.progress)), told.identity
-        if bare := [name for name, tensor in tensors.items() if name.startswith("model.") and not tensor.dim()]:
-            raise ValueError(f"{bare[0]} has no axis of seeds")
-    except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+        told = validate(_Told, metadata, "its metadata")
+        progress, found = Progress(**metadata["progress"] | {"stopped": told.progress.stopped}), told.identity
+        if odd := [name for name, tensor in tensors.items() if tensor.dtype not in (torch.float32, torch.float64)]:
+            raise ValueError(f"{odd[0]} is of {tensors[odd[0]].dtype}, not of 32 or 64 bits")
+    except (UsageError, safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise UsageError(
             f"the checkpoint {path} is damaged ({error}); delete it, and --resume trains this part again"
         ) from None

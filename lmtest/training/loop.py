@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmtest.errors import Interrupted
+from lmtest.errors import Interrupted, UsageError
 from lmtest.models.stack import Noise, StackedModel, copy_in
 from lmtest.seeds import torch_generator
 from lmtest.training import checkpoint
@@ -65,6 +65,7 @@ def train(
     progress = checkpoint.Progress()
     if path.exists():
         progress, parameters, state = checkpoint.load(path, identity)
+        _check_progress(progress, model.seeds, config.steps, path)
         model.load_state(parameters)
         if not progress.finished:
             steps.load_state(state)
@@ -90,6 +91,20 @@ def train(
         if leaving:
             raise Interrupted(f"stopped at step {progress.step}; {path} is saved")
     return progress
+
+
+def _check_progress(progress: checkpoint.Progress, seeds: Sequence[int], steps: int, path: Path) -> None:
+    """Raises UsageError where a checkpoint is further than its training goes, did not end where it says so, or is of others."""
+    stopped, found = progress.stopped, f"step {progress.step} of {steps}"
+    if progress.finished > (progress.step == steps or len(stopped) == len(seeds)) or progress.step > steps:
+        found += ", finished" if progress.finished else ""
+    elif wrong := [row for row, step in stopped.items() if row >= len(seeds) or step > progress.step]:
+        found += f", row {wrong[0]} of {len(seeds)} stopped at step {stopped[wrong[0]]}"
+    elif strange := {row["seed"] for row in progress.probes} - {*seeds}:
+        found += f", a probe of seed {min(strange)}, which is not there"
+    else:
+        return
+    raise UsageError(f"the checkpoint {path} is damaged ({found}); delete it, and --resume trains this part again")
 
 
 class Steps:

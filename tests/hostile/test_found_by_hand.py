@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import safetensors.torch
+import torch
 from hostile_inputs import lmtest, nothing_half_written, toml
 from tiny import MAIN, TINY
 
@@ -303,3 +306,52 @@ def test_brackets_of_too_many_kinds(mine: Path) -> None:
     law = {"law": "uniform", "low": 2, "high": 4, "step": 2}
     mine.write_bytes(toml({"title": "", "kind": "brackets", "pairs": pairs, "discipline": "nested", "target": law}))
     assert "at most 1,000 pairs of brackets" in lmtest("describe", mine, codes=(2,)).err
+
+
+def metadata_of(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    with safetensors.safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()["lmtest"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+PROBE = {"seed": 99, "step": 2, "evaluator": "rule_extrapolation", "measure": "R1", "value": 0.0}
+
+CHECKPOINTS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "beyond the end": ({"finished": False, "step": 3}, {}, "step 3 of 2"),
+    "not at the end": ({"finished": True, "step": 1}, {}, "step 1 of 2, finished"),
+    "a row too many": ({"stopped": {"7": 1}}, {}, "row 7 of 2 stopped at step 1"),
+    "another's probe": ({"probes": [PROBE]}, {}, "a probe of seed 99"),
+    "no probe": ({"probes": [{}]}, {}, "its metadata: the key 'progress.probes.0.seed' is missing"),
+    "text": ({"step": "2"}, {}, "'progress.step': input should be a valid integer"),
+    "no memory": ({"finished": False, "step": 1}, {}, "does not fit the model: exp_avg"),
+    "more": ({}, {"model.zz": torch.zeros(1, 2)}, "does not fit the model: zz has shape"),
+    "complex": ({}, {"model.zz": torch.zeros(1, dtype=torch.complex64)}, "model.zz is of torch.complex64"),
+    "eight bits": ({}, {"model.zz": torch.zeros(1).to(torch.float8_e4m3fn)}, "model.zz is of torch.float8"),
+}
+
+
+@pytest.mark.parametrize("damage", CHECKPOINTS)
+def test_checkpoints_that_say_or_hold_what_cannot_be(whole: Path, tmp_path: Path, damage: str) -> None:
+    changes, tensors, message = CHECKPOINTS[damage]
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    path = next((run / "checkpoints").glob("*.normal.*"))
+    told, found = metadata_of(path)
+    told["progress"] |= changes
+    path.write_bytes(safetensors.torch.save(found | tensors, {"lmtest": json.dumps(told)}))
+    before = path.read_bytes()
+    shutil.rmtree(run / "cells" / path.stem)
+    with pytest.raises(UsageError, match=re.escape(message)):
+        run_study(MAIN, out=run, overrides=(*TINY, "training.steps=2"), seeds="0-1", jobs=1, resume=True)
+    assert path.read_bytes() == before
+    if tensors:
+        assert (
+            "zz"
+            in lmtest("evaluate", "--language", "anbn_small", "--model", run, "--variant", "normal", codes=(2,)).err
+        )
+
+
+def test_a_run_whose_models_diverge_ends_undecided(tmp_path: Path) -> None:
+    overrides = [*TINY, "training.steps=3", "training.learning_rate=1e30", "training.clip=inf"]
+    run = run_study(MAIN, out=tmp_path / "run", overrides=overrides, seeds="0", jobs=1)
+    assert run.certificates.query("variant == 'normal'")["kl"].isna().all()
+    assert set(run.verdicts["verdict"]) == {"undecided"}
