@@ -24,6 +24,8 @@ MOST_NUMBERS = 20_000_000
 """In the largest table that a language keeps, 8 bytes each."""
 MOST_DRAWN = 20_000_000
 """Symbols of all strings that are drawn, or listed, at once."""
+MOST_SEEDS = 10_000
+"""Of a study, or of a model."""
 SECONDS = 120.0
 """That reading a study or a language, or one fact about it, may take; `lmtest --time-limit` sets another."""
 

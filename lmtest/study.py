@@ -28,7 +28,6 @@ from lmtest.variants.preserve.tables import Preserving
 from lmtest.variants.registry import Derivation, DerivedConfig
 from lmtest.variants.rows import derived_values
 
-MOST_SEEDS = 10_000
 LARGEST_SEED = 10**18 - 1
 
 REFERENCES = ("reference", "language", "uniform", "stop", "rule_keeper", "ngram", "normative")
@@ -164,7 +163,7 @@ def parse_seeds(seeds: str | int | Sequence[int]) -> list[int]:
         ranges = [range(int(match[1]), int(match[2] or match[1]) + 1) for match in matches if match is not None]
     else:
         ranges = [range(seed, seed + 1) for seed in seeds]
-    limits.check("seeds", sum(part.stop - part.start for part in ranges), MOST_SEEDS, "ask for fewer")
+    limits.check("seeds", sum(part.stop - part.start for part in ranges), limits.MOST_SEEDS, "ask for fewer")
     result = [seed for part in ranges for seed in part]
     if not result or len(set(result)) < len(result) or not 0 <= min(result) <= max(result) <= LARGEST_SEED:
         raise UsageError(f"expected one or more distinct seeds from 0 to {LARGEST_SEED}, found {seeds!r}")

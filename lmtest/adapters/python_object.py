@@ -8,7 +8,7 @@ import re
 import sys
 from pathlib import Path
 
-from lmtest.adapters.given import PASSED_ON, Given, Guarded, describe_failure
+from lmtest.adapters.given import PASSED_ON, Defaults, Given, Guarded, describe_failure
 from lmtest.errors import UsageError, nearest
 from lmtest.languages.base import Language
 from lmtest.models.stack import StackedModel
@@ -28,8 +28,11 @@ def from_factory(text: str, language: Language) -> Given:
     module_name, name = text.split(":")
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)  # and it stays: a factory may import its own modules later on
+    defaults = Defaults()
     try:
-        module = importlib.import_module(module_name)
+        with defaults:
+            module = importlib.import_module(module_name)
+        factory, named = getattr(module, name, None), vars(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise UsageError(f"{text}: importing {module_name} failed: {describe_failure(error)}") from error
@@ -38,18 +41,18 @@ def from_factory(text: str, language: Language) -> Given:
         raise
     except BaseException as error:
         raise UsageError(f"{text}: importing {module_name} failed: {describe_failure(error)}") from error
-    factory = getattr(module, name, None)
     if not callable(factory):
         found = "nothing of that name" if factory is None else type(factory).__name__
-        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        known = [key for key, value in named.items() if callable(value) and not str(key).startswith("_")]
         raise UsageError(
             f"{text}: expected a function {name!r} in {module_name}, found {found}; {nearest(name, known)}"
         )
     try:
-        model = factory(language)
-        law = getattr(model, "next_log_probs", None)
-        if inspect.iscoroutine(model):
-            model.close()  # or Python warns of it
+        with defaults:
+            model = factory(language)
+            law = getattr(model, "next_log_probs", None)
+            if inspect.iscoroutine(model):
+                model.close()  # or Python warns of it
     except PASSED_ON:
         raise
     except BaseException as error:
@@ -60,8 +63,9 @@ def from_factory(text: str, language: Language) -> Given:
         raise UsageError(
             f"{text}: expected {name}(language) to give an object with next_log_probs(tokens), found {type(model).__name__}"
         )
-    if not isinstance(model, StackedModel | Language):
-        return Given(name, Guarded(model, language.vocabulary, text))
+    ours = issubclass(type(model), StackedModel | Language) and type(model).__module__.startswith("lmtest.")
+    if not ours:
+        return Given(name, Guarded(model, language.vocabulary, text, defaults))
     if model.vocabulary != language.vocabulary:
         raise UsageError(
             f"{text}: expected a model of the symbols {' '.join(language.symbols)}, found {' '.join(model.vocabulary.symbols)}"

@@ -74,7 +74,7 @@ def _command() -> int:
     except OSError as error:
         place = f"could not read or write {error.filename}" if error.filename else "could not read or write"
         return _say(f"{place}: {error.strerror or error}; name another file or folder, or mend this one", 1)
-    except Exception as error:  # noqa: BLE001 (no traceback reaches a user; it is kept for whoever mends the fault)
+    except (Exception, limits.Overtime) as error:  # noqa: BLE001 (no traceback reaches a user; it is kept for whoever mends the fault)
         if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)):
             return _say("not enough memory: choose something smaller, or a machine that has more", 1)
         return _say(

@@ -279,12 +279,29 @@ def ends(language): return Model(lambda tokens: fail(GeneratorExit()))
 def mute_law(language): return Model(lambda tokens: fail(Mute()))
 def meta(language): return Model(lambda tokens: law(tokens).to("meta"))
 def sparse(language): return Model(lambda tokens: law(tokens).to_sparse())
+def nested(language): return Model(lambda tokens: torch.nested.nested_tensor([law(tokens)[0]]))
+def four_bits(language):
+    return Model(lambda t: torch.zeros((1, *t.shape, 3), dtype=torch.uint8).view(torch.float4_e2m1fn_x2))
+class Raising(torch.Tensor):
+    def dim(self): raise ValueError("boo")
+def raising(language): return Model(lambda tokens: torch.Tensor._make_subclass(Raising, law(tokens)))
+def seeds(language): return Model(lambda tokens: law(tokens).expand(100_000, -1, -1, -1))
+async def slow(tokens): return law(tokens)
+def awaited(language): return Model(slow)
+def on_meta(language):
+    torch.set_default_device("meta"); torch.set_default_dtype(torch.float16)
+    return Model(lambda tokens: torch.zeros(3))
+def doubles(language):
+    torch.set_default_dtype(torch.float64)
+    return Model(lambda tokens: (torch.ones(1, *tokens.shape, 1) @ torch.full((1, 3), 1 / 3, dtype=torch.float64)).log())
+def overwrites(language): return Model(lambda tokens: (law(tokens), tokens.zero_())[0])
 """
 
 
 @pytest.mark.parametrize(("name", "codes"), [
     ("odd", (2,)), ("mute", (2,)), ("later", (2,)), ("property_", (2,)), ("odd_law", (1,)), ("leaves", (1,)), ("ends", (1,)),
-    ("mute_law", (1,)), ("meta", (2,)), ("sparse", (0,)),
+    ("mute_law", (1,)), ("meta", (2,)), ("sparse", (0,)), ("nested", (1, 2)), ("four_bits", (2,)), ("raising", (2,)), ("seeds", (2,)),
+    ("awaited", (2,)), ("on_meta", (2,)), ("doubles", (0,)), ("overwrites", (0,)),
 ])  # fmt: skip
 def test_models_that_fail_in_odd_ways(
     name: str, codes: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -293,6 +310,7 @@ def test_models_that_fail_in_odd_ways(
     (tmp_path / f"odd_{name}.py").write_text(MODELS, "utf-8")
     words = ("--set", "prompt_length=2", "--set", "max_new_tokens=4")
     lmtest("evaluate", "--language", "anbn_tiny", "--model", f"odd_{name}:{name}", *words, codes=codes)
+    assert (torch.get_default_device().type, torch.get_default_dtype()) == ("cpu", torch.float32)
 
 
 def test_lengths_that_no_picture_can_show(mine: Path, tmp_path: Path) -> None:
