@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from lmtest.cells import Cell
+from lmtest.terminal import plain
 from lmtest.workshop import Workshop
 
 EARLY = 0.05
@@ -21,7 +22,7 @@ class Bars:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.progress = Progress(
-            TextColumn("{task.description}", justify="left"),
+            TextColumn("{task.description}", justify="left", markup=False),
             BarColumn(bar_width=24),
             TextColumn("{task.completed:>6.0f}/{task.total:.0f} steps"),
             TextColumn("{task.fields[excess]}"),
@@ -96,4 +97,4 @@ class Bars:
 
 def _label(cell: Cell) -> str:
     seeds = f"seeds {cell.seeds[0]}–{cell.seeds[-1]}" if len(cell.seeds) > 1 else f"seed {cell.seeds[0]}"
-    return f"{cell.language} {cell.model} {cell.variant} {seeds}"
+    return plain(f"{cell.language} {cell.model} {cell.variant} {seeds}")

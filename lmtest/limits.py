@@ -24,6 +24,8 @@ MOST_NUMBERS = 20_000_000
 """In the largest table that a language keeps, 8 bytes each."""
 MOST_DRAWN = 20_000_000
 """Symbols of all strings that are drawn, or listed, at once."""
+MOST_LAYERS, MOST_WIDTH = 10_000, 1_000_000
+"""Of a model; what the memory holds is less."""
 MOST_SEEDS = 10_000
 """Of a study, or of a model."""
 SECONDS = 120.0

@@ -15,9 +15,14 @@ def apply_override(data: dict[str, Any], override: str) -> None:
     if not equals or not all(parts):
         raise UsageError(f"cannot read --set {override!r}: write key=value, such as training.steps=200")
     try:
-        value = parse_toml(f"value = {text}", "")["value"]
+        tables = parse_toml(f"value = {text}", "")
     except UsageError:
-        value = text
+        tables = {"value": text}
+    value = tables.pop("value")
+    if tables:
+        raise UsageError(
+            f"cannot read --set {override!r}: expected one key, found {', '.join(tables)} too; write a --set for each"
+        )
     table: Any = data
     for i, part in enumerate(parts[:-1]):
         table = table[_index(table, part, override)] if isinstance(table, list) else table.setdefault(part, {})

@@ -41,7 +41,7 @@ _worker: dict[str, Any] = {}
 
 @contextmanager
 def stop_signals(flag: Flag) -> Iterator[None]:
-    """While inside, SIGINT and SIGTERM set `flag`; a second SIGINT raises KeyboardInterrupt at once."""
+    """While inside, SIGINT, SIGTERM and a terminal that goes away set `flag`; a second SIGINT raises KeyboardInterrupt at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -51,7 +51,10 @@ def stop_signals(flag: Flag) -> Iterator[None]:
             raise KeyboardInterrupt
         flag.set()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield
     finally:
@@ -72,6 +75,20 @@ def _signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """Python that is started inside imports nothing from the current folder, whose files may be named like modules."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
+
+
 def run_cells(workshop: Workshop, cells: Sequence[Cell], jobs: int, report: Report, done: Done) -> None:
     """Runs the cells, in this process (one job) or in `jobs` others; the results do not depend on how many.
 
@@ -86,11 +103,13 @@ def run_cells(workshop: Workshop, cells: Sequence[Cell], jobs: int, report: Repo
                 done(cell)
         return
     context = multiprocessing.get_context("spawn")
-    messages: Any = context.Queue()
-    stop = context.Event()
+    with _safe_path():  # the queue starts a process of its own
+        messages: Any = context.Queue()
+        stop = context.Event()
     initial = (workshop.directory, workshop.device, messages, stop)
     with stop_signals(stop), ProcessPoolExecutor(min(jobs, len(cells)), context, _start_worker, initial) as pool:
-        with _signals_blocked():  # in the workers for good, while they are still importing too: this process decides
+        # In the workers signals are blocked for good, while they are still importing too: this process decides.
+        with _signals_blocked(), _safe_path():
             futures: dict[Future[None], Cell] = {pool.submit(_run_in_worker, cell): cell for cell in cells}
         open_, failure = set(futures), None
         while open_:

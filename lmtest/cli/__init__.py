@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextvars
+import io
+import logging
 import math
 import os
 import re
@@ -55,7 +57,16 @@ def _run() -> int:
 def _command() -> int:
     # Outside training there is nothing to save, but the exit code is the same as for Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # else nohup wants it ignored
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
+    os.environ["MPLBACKEND"] = "agg"  # pictures are files, and what the user has set may be no backend
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # not every terminal has an ε
     try:
+        if odd := [word for word in sys.argv if not _is_text(word)]:
+            raise UsageError(f"expected arguments and names in UTF-8, found {odd[0]!r}: rename what is called so")
         code = app(standalone_mode=False)
     except Interrupted as error:
         return _say(f"{error}; --resume continues", 130)
@@ -90,6 +101,14 @@ _OUT_OF_MEMORY = re.compile(r"can't allocate memory|out of memory|not enough mem
 """How torch says so."""
 
 
+def _is_text(word: str) -> bool:
+    try:
+        word.encode()
+    except UnicodeEncodeError:  # bytes that are no UTF-8 arrive as halves of surrogate pairs
+        return False
+    return True
+
+
 def _keep_traceback() -> str:
     """Writes the traceback of the exception at hand to a file of its own; its path."""
     with tempfile.NamedTemporaryFile("w", prefix="lmtest-", suffix=".txt", delete=False, encoding="utf-8") as file:
@@ -101,7 +120,5 @@ def _say(message: str, code: int) -> int:
     if len(message) > LONGEST_MESSAGE:  # it quotes what was found, which may be a whole file
         half = LONGEST_MESSAGE // 2
         message = f"{message[:half]} […] {message[-half:]}"
-    console.print(
-        "interrupted:" if code == 130 else "error:", message, style="red", markup=False, highlight=False, soft_wrap=True
-    )
+    console.print("interrupted:" if code == 130 else "error:", message, style="red", highlight=False, soft_wrap=True)
     return code

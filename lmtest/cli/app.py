@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from lmtest.errors import UsageError
+from lmtest.terminal import plain
 
 app = typer.Typer(
     name="lmtest",
@@ -21,21 +22,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_CONTROL = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\n"), ord("\t")}, "\ufffd")
-
-
-def plain(text: str) -> str:
-    """Text of a file as a terminal may show it: what would move its cursor or rename its window stands as �."""
-    return text.translate(_CONTROL)
-
 
 class _Console(Console):
+    """Names and titles are a stranger's: no markup but where it is asked for, no control characters."""
+
     def print(self, *objects: Any, **options: Any) -> None:
         super().print(*(plain(o) if isinstance(o, str) else o for o in objects), **options)
 
 
-console = _Console(stderr=True, emoji=False)
-output = _Console(emoji=False)
+console = _Console(stderr=True, emoji=False, markup=False)
+output = _Console(emoji=False, markup=False)
 
 Directory = Annotated[Path, typer.Argument(help="A run directory, such as runs/out/NAME-….", metavar="DIR")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]

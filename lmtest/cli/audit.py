@@ -51,7 +51,7 @@ def audit(
         print_json(dict(zip(keys, map(records, (done.rows, found, done.comparisons, done.counts())), strict=True)))
         return
     if finding is not None:
-        output.print(f"{finding}: {FINDINGS[finding]}", markup=False, highlight=False, soft_wrap=True)
+        output.print(f"{finding}: {FINDINGS[finding]}", highlight=False, soft_wrap=True)
         print_table(["line", "row", "what"], [[str(r.line), _name(r), r.sentence] for r in found.itertuples()])
         return
     columns = ["line", "row", "value", "chance", "stop", "excess nats [95 %]", "findings"]
@@ -65,7 +65,6 @@ def audit(
         output.print(
             f"of {len(unknown)} values nothing exact is known, so they were not judged by it (lines {lines}): is the measure a rule "
             "of the language, the prompt set id, ood, empty or all, and does the language or prompt_length say which prompts?",
-            markup=False,
             soft_wrap=True,
         )
 

@@ -10,6 +10,7 @@ import typer
 from lmtest import limits
 from lmtest.cli.app import Json, app, cell, console, output, print_json, print_table, records
 from lmtest.cli.language import LanguageArgument, load
+from lmtest.terminal import plain
 
 export = typer.Typer(no_args_is_help=True, help="Write models and prompts for other tools.")
 app.add_typer(export, name="export")
@@ -69,7 +70,7 @@ def evaluate(
         variant=variant,
         device=pick_device(device),
     )
-    with console.status(f"{given.name} on {loaded.name}"):
+    with console.status(plain(f"{given.name} on {loaded.name}")):
         found = measure(loaded, given, evaluator, set_, draws=draws, epsilon=epsilon)
     if out is not None:
         found.write(out)
@@ -77,12 +78,10 @@ def evaluate(
         tables = {"certificates": records(found.certificates), "measurements": records(found.measurements)}
         print_json({"model": given.name, "note": found.note, **tables})
         return
-    output.print(
-        f"{given.name} on {loaded.name}" + (f": {found.note}" if found.note else ""), markup=False, soft_wrap=True
-    )
+    output.print(f"{given.name} on {loaded.name}" + (f": {found.note}" if found.note else ""), soft_wrap=True)
     _show(found.certificates, found.measurements, epsilon)
     if out is not None:
-        output.print(f"tables: {out}", markup=False, soft_wrap=True)
+        output.print(f"tables: {out}", soft_wrap=True)
 
 
 @export.command("hf")
@@ -101,9 +100,7 @@ def hugging_face(
     loaded = None if language is None else load(language)
     given = trained_model(directory, loaded, model=model_name, variant=variant)
     done = export_hugging_face(given.model, seed, out, f"{given.note}, seed {seed}")
-    output.print(
-        f"{done.folder}: {done.architecture}, logits within {done.difference:.1e} of ours", markup=False, soft_wrap=True
-    )
+    output.print(f"{done.folder}: {done.architecture}, logits within {done.difference:.1e} of ours", soft_wrap=True)
 
 
 @export.command("lm-eval")
@@ -124,8 +121,8 @@ def lm_eval(
     with limits.within(f"exporting prompts of {loaded.name}"):
         done = export_lm_eval(loaded, evaluator_of(loaded, evaluator, set_), out, rule=rule, start=start, end=end)
     for task, count in done.tasks.items():
-        output.print(f"{task}: {count} items", markup=False, soft_wrap=True)
-    output.print(f"{done.folder}: its README.md says how to run it; {done.left_out} prompts left out", markup=False)
+        output.print(f"{task}: {count} items", soft_wrap=True)
+    output.print(f"{done.folder}: its README.md says how to run it; {done.left_out} prompts left out")
 
 
 def _show(certificates: Any, measurements: Any, epsilon: float) -> None:
@@ -153,7 +150,7 @@ def _show(certificates: Any, measurements: Any, epsilon: float) -> None:
     print_table(["measure", "prompt set", "decoding", spread, "count", "chance"], rows)
     if details.any():
         names = " and ".join(f"…{suffix}" for suffix in DETAILS)
-        output.print(f"measures called {names} are in --json and --out", markup=False, soft_wrap=True)
+        output.print(f"measures called {names} are in --json and --out", soft_wrap=True)
 
 
 def _interval(value: float, lower: float, upper: float) -> str:

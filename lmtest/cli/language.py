@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lmtest import limits
-from lmtest.cli.app import Json, app, console, output, plain, print_json, print_table
+from lmtest.cli.app import Json, app, console, output, print_json, print_table
 from lmtest.errors import LmtestError
+from lmtest.terminal import plain
 
 if TYPE_CHECKING:
     from lmtest.languages import Language
@@ -71,14 +72,14 @@ def describe(
 
     loaded = load(language)
     facts: dict[str, Any] = {}
-    with console.status(f"describing {loaded.name}") if console.is_terminal else nullcontext():
+    with console.status(plain(f"describing {loaded.name}")) if console.is_terminal else nullcontext():
         for name, fact in facts_of(loaded, length, draws):
             facts[name] = fact
             if not as_json:
-                output.print(f"[bold]{name.replace('_', ' ')}[/bold]  ", end="")
+                output.print(f"[bold]{name.replace('_', ' ')}[/bold]  ", end="", markup=True)
                 # The picture of the law of lengths is shown, and --json has the law.
                 shown = {k: v for k, v in fact.items() if k != "law"} if isinstance(fact, dict) else fact
-                output.print(_told(shown), markup=False, highlight=False, soft_wrap=True)
+                output.print(_told(shown), highlight=False, soft_wrap=True)
     if as_json:
         print_json(facts)
     if picture is not None:

@@ -19,6 +19,7 @@ from lmtest.cli.app import (
     print_table,
     records,
 )
+from lmtest.terminal import plain
 
 
 @app.command()
@@ -118,7 +119,7 @@ def _show_dry_run(
         study, languages = load_study(file, overrides, seeds)
         chosen = pipeline.pick_device(device)
         n_jobs = pipeline.pick_jobs(jobs, chosen)
-        plan = dry_run(file.stem, study, languages, n_jobs, chosen, status.update)
+        plan = dry_run(file.stem, study, languages, n_jobs, chosen, lambda text: status.update(plain(text)))
     if as_json:
         print_json({"cells": records(plan.cells), "claims": records(plan.claims), "seconds": plan.seconds})
         return

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from lmtest import limits
 from lmtest.languages.vocabulary import Vocabulary
 from lmtest.models.layers import linear, linear_shapes, norm_shapes, own_string, rms_norm
 from lmtest.models.recurrent import Blocks, State
@@ -40,10 +41,10 @@ class GlaConfig(Table):
     """A gated linear attention as a study's `[models.NAME]` table declares it."""
 
     architecture: Literal["gated_linear_attention"]
-    layers: int = Field(2, ge=1)
-    width: int = Field(64, ge=1)
-    heads: int = Field(4, ge=1)
-    feed_forward: int = Field(128, ge=1)
+    layers: int = Field(2, ge=1, le=limits.MOST_LAYERS)
+    width: int = Field(64, ge=1, le=limits.MOST_WIDTH)
+    heads: int = Field(4, ge=1, le=limits.MOST_WIDTH)
+    feed_forward: int = Field(128, ge=1, le=limits.MOST_WIDTH)
 
     @model_validator(mode="after")
     def _head_size(self) -> GlaConfig:

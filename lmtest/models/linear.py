@@ -14,6 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from lmtest import limits
 from lmtest.errors import UsageError
 from lmtest.languages.vocabulary import Vocabulary
 from lmtest.models.layers import embed, per_seed
@@ -28,9 +29,9 @@ class LinearConfig(Table):
     """A causal linear map as a study's `[models.NAME]` table declares it; published: width 10, context 257."""
 
     architecture: Literal["linear"]
-    width: int = Field(10, ge=1)
+    width: int = Field(10, ge=1, le=limits.MOST_WIDTH)
     """Size of the embedding."""
-    context: int = Field(257, ge=2)
+    context: int = Field(257, ge=2, le=limits.MOST_LENGTH)
     """Positions, BOS included."""
 
     def check(self, longest: float) -> None:

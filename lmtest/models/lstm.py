@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lmtest import limits
 from lmtest.languages.vocabulary import Vocabulary
 from lmtest.models.layers import embed, linear, linear_shapes, per_seed
 from lmtest.models.recurrent import Recurrent, State
@@ -26,10 +27,10 @@ class LstmConfig(Table):
     """An LSTM as a study's `[models.NAME]` table declares it; published: embedding 16, 5 layers of width 64, dropout 0.4."""
 
     architecture: Literal["lstm"]
-    layers: int = Field(2, ge=1)
-    width: int = Field(64, ge=1)
+    layers: int = Field(2, ge=1, le=limits.MOST_LAYERS)
+    width: int = Field(64, ge=1, le=limits.MOST_WIDTH)
     """Hidden size of every layer."""
-    embedding: int = Field(16, ge=1)
+    embedding: int = Field(16, ge=1, le=limits.MOST_WIDTH)
     dropout: float = Field(0.0, ge=0, lt=1)
     """On the outputs of every layer but the last."""
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from lmtest import limits
 from lmtest.languages.vocabulary import Vocabulary
 from lmtest.models.layers import (
     causal_convolution,
@@ -38,10 +39,10 @@ class MambaConfig(Table):
     """A Mamba as a study's `[models.NAME]` table declares it."""
 
     architecture: Literal["mamba"]
-    layers: int = Field(2, ge=1)
-    width: int = Field(32, ge=1)
-    state: int = Field(16, ge=1)
-    conv: int = Field(4, ge=1)
+    layers: int = Field(2, ge=1, le=limits.MOST_LAYERS)
+    width: int = Field(32, ge=1, le=limits.MOST_WIDTH)
+    state: int = Field(16, ge=1, le=limits.MOST_WIDTH)
+    conv: int = Field(4, ge=1, le=limits.MOST_WIDTH)
 
     @property
     def inner(self) -> int:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from lmtest import limits
 from lmtest.validation import Table
 
 
@@ -19,11 +20,11 @@ class PositionTables(Table):
     Each entry belongs to one encoding. A model that was not made so has the defaults.
     """
 
-    copies: int = Field(1, ge=1)
+    copies: int = Field(1, ge=1, le=limits.MOST_WIDTH)
     """Sinusoidal: equal tables that stand side by side in the residual stream, …"""
-    padding: int = Field(0, ge=0)
+    padding: int = Field(0, ge=0, le=limits.MOST_WIDTH)
     """… and the coordinates behind them that have none; where there are such, each table's mean is taken off it."""
-    head_copies: int = Field(1, ge=1)
+    head_copies: int = Field(1, ge=1, le=limits.MOST_WIDTH)
     """Rotary: equal blocks that a head consists of, each rotated like a head of its own size."""
     slopes: list[float] | None = Field(None)
     """Alibi: what each head takes off a score per step; 2^(−8h/H) where none are given."""

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from lmtest import limits
 from lmtest.errors import UsageError
 from lmtest.languages.vocabulary import Vocabulary
 from lmtest.models.layers import embed, layer_norm, linear, linear_shapes, norm_shapes, per_seed, string_positions
@@ -28,15 +29,15 @@ class TransformerConfig(Table):
     """A transformer as a study's `[models.NAME]` table declares it."""
 
     architecture: Literal["transformer"] = "transformer"
-    layers: int = Field(2, ge=1)
-    width: int = Field(64, ge=1)
-    heads: int = Field(4, ge=1)
-    head_size: int | None = Field(None, ge=1)
+    layers: int = Field(2, ge=1, le=limits.MOST_LAYERS)
+    width: int = Field(64, ge=1, le=limits.MOST_WIDTH)
+    heads: int = Field(4, ge=1, le=limits.MOST_WIDTH)
+    head_size: int | None = Field(None, ge=1, le=limits.MOST_WIDTH)
     """Width / heads where it is not given."""
-    feed_forward: int = Field(256, ge=1)
+    feed_forward: int = Field(256, ge=1, le=limits.MOST_WIDTH)
     norm: Literal["pre", "post"] = "post"
     positions: Literal["none", "sinusoidal", "learned", "rotary", "alibi"] = "sinusoidal"
-    context: int = Field(512, ge=2)
+    context: int = Field(512, ge=2, le=limits.MOST_LENGTH)
     """Positions that a learned encoding has room for, BOS included; the other encodings have no limit."""
     dropout: float = Field(0.0, ge=0, lt=1)
     layer_norm_eps: float = Field(1e-5, ge=0)

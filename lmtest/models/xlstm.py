@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from lmtest import limits
 from lmtest.languages.vocabulary import Vocabulary
 from lmtest.models.layers import (
     causal_convolution,
@@ -45,12 +46,12 @@ class XlstmConfig(Table):
     """An xLSTM as a study's `[models.NAME]` table declares it."""
 
     architecture: Literal["xlstm"]
-    layers: int = Field(2, ge=1)
-    width: int = Field(64, ge=1)
-    heads: int = Field(4, ge=1)
+    layers: int = Field(2, ge=1, le=limits.MOST_LAYERS)
+    width: int = Field(64, ge=1, le=limits.MOST_WIDTH)
+    heads: int = Field(4, ge=1, le=limits.MOST_WIDTH)
     slstm_at: list[int] = [1]
     """Which blocks, counted from 0, are sLSTMs; the others are mLSTMs."""
-    conv: int = Field(4, ge=1)
+    conv: int = Field(4, ge=1, le=limits.MOST_WIDTH)
 
     @model_validator(mode="after")
     def _sizes(self) -> XlstmConfig:

@@ -11,6 +11,7 @@ than pytest is loaded until a test asks for a verdict or a run.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from lmtest.errors import LmtestError, UsageError
+from lmtest.terminal import plain
 from lmtest.testing.sources import Source, source_of
 from lmtest.testing.verdict import Refuted, Undecided, Verdict, recorded, settle
 
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
 
 FIELDS = [name for name in Verdict._fields if name != "statement"]
 """What stands in JUnit XML, under these names; the claim first."""
-FIRST = "claim"
 COLOURS = {"supported": "green", "refuted": "red", "undecided": "yellow"}
 STUDY = "lmtest_study"
 RUN = "lmtest_run"
@@ -61,6 +62,11 @@ class Suite:
         from lmtest.testing.judging import judge_claims, named
 
         source, where = asked.source, asked.source.path.name
+        if self.families.get(source, {}).get(item.nodeid) != asked.table:
+            raise UsageError(
+                f"the marks of {item.name} were added after the tests were collected, when Holm's correction had counted its "
+                "claims: add them in pytest_collection_modifyitems, or where the test stands"
+            )
         study, languages = source.read()
         with_claims(study, languages, [named(asked.table, study)], where)  # an error comes before anything is trained
         if source not in self._judged:
@@ -82,7 +88,7 @@ class Suite:
         cache: Any = getattr(self.config, "cache", None)
         if cache is None:  # -p no:cacheprovider
             raise UsageError(
-                "studies are run in pytest's cache, which is switched off: name a folder with --lmtest-runs DIR"
+                "studies are run in pytest's cache, which is switched off: name a folder with --lmtest-runs=DIR"
             )
         return Path(cache.mkdir("lmtest"))
 
@@ -99,7 +105,11 @@ SUITE = pytest.StashKey[Suite]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("lmtest", "claims about language models")
     group.addoption("--lmtest-strict", action="store_true", help="an undecided claim is a failure")
-    group.addoption("--lmtest-runs", metavar="DIR", help="where studies are run (default: in pytest's cache)")
+    group.addoption(
+        "--lmtest-runs",
+        metavar="DIR",
+        help="write it with =: where studies are run (default: in pytest's cache)",
+    )
     group.addoption(
         "--lmtest-jobs", type=int, metavar="N", help="processes of a study (default: a core each; 1 under xdist)"
     )
@@ -117,11 +127,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[SUITE] = Suite(config)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
     """Claims by source, before -k and -m leave any out: the correction does not depend on which tests are run today."""
+    collected = [*items]
+    yield  # others may add marks, as a conftest does
     suite = config.stash[SUITE]
-    for item in items:
+    for item in collected:
         if item.get_closest_marker(CLAIM) is not None:
             try:
                 asked = _asked(item)
@@ -147,7 +159,7 @@ def lmtest_run(request: pytest.FixtureRequest) -> Callable[..., Run]:
 
     def run(study: str | Path | None = None, **options: Any) -> Run:
         with _plainly():
-            source = source_of(request.config.rootpath, study, **options)
+            source = source_of(request.config.rootpath, "lmtest_run", {"study": study} | options)
             source.read()
             return request.config.stash[SUITE].run(source)
 
@@ -156,6 +168,8 @@ def lmtest_run(request: pytest.FixtureRequest) -> Callable[..., Run]:
 
 DECIDES = pytest.StashKey[Verdict]()
 """The verdict that is a test's outcome."""
+FOUND = pytest.StashKey[list[Verdict]]()
+"""All verdicts of a test."""
 
 
 @pytest.hookimpl(wrapper=True)
@@ -167,9 +181,14 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
         yield
         if DECIDES in item.stash:
             settle(item.stash[DECIDES])
+        elif item.get_closest_marker(CLAIM) is not None:
+            pytest.fail(
+                f"nothing has judged @pytest.mark.{CLAIM}(…): give the test the argument verdict", pytrace=False
+            )
     finally:
         recorded.reset(token)
-        for found in [*seen, *([item.stash[DECIDES]] if DECIDES in item.stash else [])]:
+        item.stash[FOUND] = [*seen, *([item.stash[DECIDES]] if DECIDES in item.stash else [])]
+        for found in item.stash[FOUND]:
             item.user_properties += [(name, getattr(found, name)) for name in FIELDS]
 
 
@@ -177,6 +196,8 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
     """Refuted: a failure in one sentence. Undecided: no failure, unless strict."""
     report: pytest.TestReport = yield
+    if call.when == "call":  # what a report carries comes back from the workers of xdist, too
+        report.__dict__["lmtest_verdicts"] = [found._asdict() for found in item.stash.get(FOUND, [])]
     if call.excinfo is not None and isinstance(error := call.excinfo.value, Refuted | Undecided):
         strict = item.config.getoption("lmtest_strict") or item.config.getini("lmtest_strict")
         if isinstance(error, Undecided) and not strict:
@@ -201,15 +222,12 @@ def pytest_report_teststatus(report: pytest.TestReport) -> Any:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """A line a claim, and over how many of them each study's correction ran."""
-    rows: list[dict[str, Any]] = []
-    for reports in terminalreporter.stats.values():
-        for report in reports:
-            if getattr(report, "when", None) == "call":
-                for name, value in report.user_properties:
-                    if name == FIRST:
-                        rows.append({})
-                    if rows:
-                        rows[-1][name] = value
+    reports = itertools.chain.from_iterable(terminalreporter.stats.values())
+    rows: list[dict[str, Any]] = [
+        {key: plain(value).replace("\n", " ") if isinstance(value, str) else value for key, value in row.items()}
+        for report in reports
+        for row in getattr(report, "lmtest_verdicts", [])
+    ]
     if not rows:
         return
     terminalreporter.section("lmtest verdicts")
@@ -233,24 +251,28 @@ def _plainly() -> Iterator[None]:
         yield
     except LmtestError as error:
         raise pytest.fail.Exception(str(error), pytrace=False) from None
+    except OSError as error:
+        place = f"could not read or write {error.filename or 'a file'}"
+        raise pytest.fail.Exception(f"{place}: {error.strerror or error}", pytrace=False) from None
 
 
 def _asked(item: pytest.Item) -> Asked:
     """What a test's markers ask. UsageError where they cannot be read."""
-    claim = item.get_closest_marker(CLAIM)
-    assert claim is not None
+    claim, *more = item.iter_markers(CLAIM)
+    if more or len(claim.args) > 1:
+        raise UsageError(
+            f"expected one claim of a test in one @pytest.mark.{CLAIM}(…), found more: write a test for each"
+        )
     where = next((marker for marker in item.iter_markers() if marker.name in (STUDY, RUN)), None)
     if where is None:
         raise UsageError(
             f"expected @pytest.mark.{STUDY}(file) or {RUN}(directory) beside {CLAIM}, found neither: add one"
         )
-    given = dict(zip(("study",) if where.name == STUDY else ("directory",), where.args, strict=False)) | dict(
-        where.kwargs
-    )
-    try:
-        source = source_of(item.config.rootpath, **given)
-    except TypeError as error:
-        raise UsageError(f"@pytest.mark.{where.name}: {error}") from None
+    what = f"@pytest.mark.{where.name}"
+    if len(where.args) > 1:
+        raise UsageError(f"{what}: expected one place, and seeds = …, set = […] by name, found {where.args!r}")
+    placed = dict.fromkeys(("study" if where.name == STUDY else "directory",), *where.args) if where.args else {}
+    source = source_of(item.config.rootpath, what, placed | dict(where.kwargs))
     table: dict[str, Any] = dict(zip(("id",), claim.args, strict=False)) | dict(claim.kwargs)
     if not isinstance(table.get("id", ""), str):
         raise UsageError(

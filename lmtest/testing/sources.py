@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lmtest import __version__
-from lmtest.errors import Interrupted, UsageError
+from lmtest.errors import Interrupted, UsageError, nearest
 
 if TYPE_CHECKING:
     from lmtest.directory import Run
@@ -72,28 +72,33 @@ class Source:
         return Run(where)
 
 
-def source_of(
-    root: Path,
-    study: str | Path | None = None,
-    *,
-    directory: str | Path | None = None,
-    seeds: str | Sequence[int] | None = None,
-    set: Sequence[str] = (),
-) -> Source:
-    """A study file or a run directory, relative to `root`. UsageError where it is both, or neither."""
+OPTIONS = ("study", "directory", "seeds", "set")
+
+
+def source_of(root: Path, what: str, given: Mapping[str, Any]) -> Source:
+    """A study file or a run directory, relative to `root`, from the arguments of a mark or a fixture (`what`).
+
+    UsageError where there are others, where it is both or neither, and where a value is of another kind.
+    """
+    if unknown := [key for key in given if key not in OPTIONS]:
+        raise UsageError(f"{what}: unknown argument {unknown[0]!r}; {nearest(unknown[0], OPTIONS)}")
+    study, directory, seeds, overrides = (given.get(key) for key in OPTIONS)
     if (study is None) == (directory is None):
-        raise UsageError("expected a study file, or directory = … of a finished run: one of the two")
+        raise UsageError(f"{what}: expected a study file, or directory = … of a finished run: one of the two")
+    if not isinstance(place := study if directory is None else directory, str | Path):
+        raise UsageError(f"{what}: expected a path as text, found {place!r}")
     if directory is not None:
-        if seeds is not None or set:
-            raise UsageError("a finished run has its seeds and settings: leave seeds and set out")
+        if seeds is not None or overrides:
+            raise UsageError(f"{what}: a finished run has its seeds and settings: leave seeds and set out")
         return Source(root / directory, finished=True)
     if isinstance(seeds, list | tuple | range) and seeds:
         seeds = ",".join(map(str, seeds))
     if not isinstance(seeds, str | None):
-        raise UsageError(f'expected seeds = "0-7", or a list of them, found {seeds!r}')
-    if isinstance(set, str) or not all(isinstance(override, str) for override in set):
-        raise UsageError(f'expected set = ["key=value", …], found {set!r}: put texts into a list')
-    return Source(root / str(study), seeds, tuple(set))
+        raise UsageError(f'{what}: expected seeds = "0-7", or a list of them, found {seeds!r}')
+    listed = () if overrides is None else overrides
+    if not isinstance(listed, list | tuple) or not all(isinstance(override, str) for override in listed):
+        raise UsageError(f'{what}: expected set = ["key=value", …], found {overrides!r}: put texts into a list')
+    return Source(root / place, seeds, tuple(listed))
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from lmtest.training.config import TrainingConfig
+from lmtest.training.config import MOST_STEPS, TrainingConfig
 from lmtest.variants.derivation import Derivation
 
 
@@ -14,7 +14,7 @@ class Longer(Derivation):
     """`kind = "longer"`: so many steps more on what it was trained on, at a rate of its own, with a fresh optimiser."""
 
     kind: Literal["longer"]
-    steps: int = Field(ge=1)
+    steps: int = Field(ge=1, le=MOST_STEPS)
     learning_rate: float | None = Field(None, gt=0)
     """The study's where not given."""
     schedule: Literal["one_cycle", "inverse_sqrt", "constant"] = "one_cycle"

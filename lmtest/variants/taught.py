@@ -23,7 +23,7 @@ from lmtest.languages.in_context_prompts import in_context_prompts
 from lmtest.models.stack import StackedModel
 from lmtest.seeds import generator, stream_seed
 from lmtest.training.batches import Batch, Strings, whole
-from lmtest.training.config import TrainingConfig
+from lmtest.training.config import MOST_STEPS, TrainingConfig
 from lmtest.training.curriculum import Lesson, packed
 from lmtest.variants.derivation import Derivation
 from lmtest.variants.exchange import exchange
@@ -43,7 +43,7 @@ class Taught(Derivation):
     """Prompts a step."""
     documents: int = Field(16, ge=1)
     """Documents a step."""
-    steps: int = Field(200, ge=1)
+    steps: int = Field(200, ge=1, le=MOST_STEPS)
     learning_rate: float = Field(1e-3, gt=0)
 
     def check(self, language: Language) -> None:

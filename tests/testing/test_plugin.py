@@ -161,7 +161,7 @@ WRONG = {
     '@pytest.mark.lmtest_study("none.toml")\n@pytest.mark.lmtest_claim("x")': "no study file",
     '@pytest.mark.lmtest_study("mine.toml")\n@pytest.mark.lmtest_claim("mine/los")': "did you mean 'mine/loss'?",
     '@pytest.mark.lmtest_study("mine.toml")\n@pytest.mark.lmtest_claim(kind="thresold")': "unknown kind 'thresold'",
-    '@pytest.mark.lmtest_study("mine.toml", seed="0")\n@pytest.mark.lmtest_claim("x")': "unexpected keyword",
+    '@pytest.mark.lmtest_study("mine.toml", seed="0")\n@pytest.mark.lmtest_claim("x")': "unknown argument 'seed'",
     '@pytest.mark.lmtest_study("mine.toml")\n@pytest.mark.lmtest_claim(kind="threshold", measure="kl", bound=1.0, '
     'variants=["other"])': "unknown variant 'other'",
     '@pytest.mark.lmtest_run("nowhere")\n@pytest.mark.lmtest_claim("x")': "is no run directory",
@@ -170,6 +170,11 @@ WRONG = {
     '@pytest.mark.lmtest_study("mine.toml")\n@pytest.mark.lmtest_claim({"id": "x"})': "expected the id of a claim",
     '@pytest.mark.lmtest_study("mine.toml", seeds=object())\n@pytest.mark.lmtest_claim("mine/loss")': "expected seeds",
     '@pytest.mark.lmtest_study("mine.toml", set=[5])\n@pytest.mark.lmtest_claim("mine/loss")': "expected set =",
+    '@pytest.mark.lmtest_study("mine.toml", set=5)\n@pytest.mark.lmtest_claim("mine/loss")': "expected set =",
+    '@pytest.mark.lmtest_study("mine.toml", "0-1")\n@pytest.mark.lmtest_claim("mine/loss")': "expected one place",
+    '@pytest.mark.lmtest_study(5)\n@pytest.mark.lmtest_claim("mine/loss")': "expected a path as text, found 5",
+    '@pytest.mark.lmtest_study("mine.toml")\n@pytest.mark.lmtest_claim("x", "y")': "expected one claim of a test",
+    '@pytest.mark.lmtest_study("mine.toml")\n@pytest.mark.lmtest_claim("x")\n@pytest.mark.lmtest_claim("y")': "expected one claim",
 }
 
 
@@ -184,6 +189,52 @@ def test_what_is_wrong_is_said_before_anything_is_trained(tmp_path: Path) -> Non
     assert "lmtest/testing" not in done.stdout
     assert "Traceback" not in done.stdout
     assert not list((tmp_path).glob("runs/*/checkpoints"))
+
+
+CONFTEST = """
+import pytest
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.name == "test_marked_later":
+            item.add_marker(pytest.mark.lmtest_study("mine.toml"))
+            item.add_marker(pytest.mark.lmtest_claim("mine/loss"))
+"""
+LATE = """
+import pytest
+
+def test_marked_later(verdict):
+    assert verdict.verdict == "supported"
+
+def test_of_others(record_property):
+    record_property("claim", 5)
+
+@pytest.mark.lmtest_study("mine.toml")
+@pytest.mark.lmtest_claim("mine/loss")
+def test_without_the_fixture(): ...
+
+@pytest.fixture
+def too_late(request):
+    request.applymarker(pytest.mark.lmtest_study("mine.toml"))
+    request.applymarker(pytest.mark.lmtest_claim("mine/loss"))
+
+def test_marked_too_late(too_late, verdict): ...
+
+def test_nowhere(lmtest_run):
+    lmtest_run("mine.toml", sed="0-1")
+"""
+
+
+def test_marks_of_a_conftest_count_and_marks_without_a_verdict_are_errors(folder: Path) -> None:
+    (folder / "conftest.py").write_text(CONFTEST, encoding="utf-8")
+    (folder / "test_late.py").write_text(LATE, encoding="utf-8")
+    done = run_suite(folder, "test_late.py")
+    assert "2 failed, 2 passed, 1 warning, 1 error" in done.stdout, done.stdout + done.stderr
+    assert "nothing has judged @pytest.mark.lmtest_claim" in done.stdout
+    assert "the marks of test_marked_too_late were added after the tests were collected" in done.stdout
+    assert "lmtest_run: unknown argument 'sed'; did you mean 'seeds'?" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    (folder / "test_late.py").unlink()
 
 
 def test_claims_about_a_finished_run_are_functions_too(folder: Path) -> None:
