@@ -68,7 +68,8 @@ class Bars:
             self.progress.update(self.tasks[cell], completed=self.steps[cell], visible=False)
         self.reached[cell] = self.steps[cell]
         if not self.console.is_terminal:
-            self.console.print(f"done: {_label(cell)} ({self._done()} of {len(self.steps)}, {self._left()})")
+            left = self._left()
+            self.console.print(f"done: {_label(cell)} ({self._done()} of {len(self.steps)}{left and f', {left}'})")
         self._advance()
 
     def stop(self) -> None:

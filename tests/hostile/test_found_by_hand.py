@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -18,7 +20,7 @@ import torch
 from hostile_inputs import lmtest, nothing_half_written, toml
 from tiny import MAIN, TINY
 
-from lmtest import columns, limits
+from lmtest import cli, columns, limits, pool
 from lmtest.errors import LmtestError, UsageError
 from lmtest.languages import build_language, load_language
 from lmtest.pipeline import run_study
@@ -373,3 +375,46 @@ def test_a_run_whose_models_diverge_ends_undecided(tmp_path: Path) -> None:
     run = run_study(MAIN, out=tmp_path / "run", overrides=overrides, seeds="0", jobs=1)
     assert run.certificates.query("variant == 'normal'")["kl"].isna().all()
     assert set(run.verdicts["verdict"]) == {"undecided"}
+
+
+def test_titles_and_places_are_no_markup(tmp_path: Path) -> None:
+    place = tmp_path / "ob[/red]x"
+    study = ("run", MAIN, "--seeds", "0", "--jobs", "1", *SETS, "--set", "title=[/red] [link=http://x]y[/link]")
+    said = lmtest(*study, "--out", place)
+    assert "[/red] [link=http://x]y[/link]" in said.err
+    assert "ob[/red]x" in said.out.replace("\n", "")
+
+
+def test_workers_import_nothing_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "struct.py").write_text("open('ran', 'w').close()", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    with pool._safe_path():
+        process = multiprocessing.get_context("spawn").Process(target=os.getpid)
+        process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("override", ["training.steps=4\nfoo=1", "training.steps=4\n[models.x]\nwidth=1"])
+def test_one_override_is_one_key(override: str) -> None:
+    assert "one key" in lmtest("run", MAIN, "--dry-run", "--set", override, codes=(2,)).err
+
+
+@pytest.mark.parametrize("override", ["models.transformer.layers=100000000", "models.transformer.context=99999999999999",
+                                      'derived.d={kind="longer",steps=99999999999999999}'])  # fmt: skip
+def test_sizes_of_models_have_bounds(override: str) -> None:
+    assert "less than or equal to" in lmtest("run", MAIN, "--dry-run", "--set", override, codes=(2,)).err
+
+
+def test_arguments_that_are_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["lmtest", "describe", "l\udcff.toml"])
+    assert cli._run() == 2
+
+
+def test_terminals_that_do_not_know_a_letter(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, "ascii"))
+    monkeypatch.setattr("sys.argv", ["lmtest", "describe", "anbn_tiny", "--length", "1", "--draws", "10"])
+    assert cli._run() == 0
+    assert b"a?b?" in written.getvalue()  # the title has an exponent
