@@ -57,11 +57,11 @@ def write_bytes(path: Path, data: bytes) -> None:
         if isinstance(error, OSError) and error.errno in _DISK_FULL:
             raise LmtestError(
                 f"could not write {path}: the disk is full ({len(data):,} bytes wanted); what was written before is "
-                "intact: free some space, then --resume continues from there"
+                "intact: free some space, then try again (a run continues with --resume)"
             ) from error
         if isinstance(error, IsADirectoryError):
             raise LmtestError(f"could not write {path}: a folder has that name; move it away") from None
-        if isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError):
+        if isinstance(error, OSError) and error.errno is not None:
             raise type(error)(error.errno, error.strerror, str(path)) from None  # not the temporary file's name
         raise
 

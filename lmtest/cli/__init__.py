@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import errno
 import io
 import logging
 import math
@@ -84,7 +85,9 @@ def _command() -> int:
         return _say(str(error), 1)
     except OSError as error:
         place = f"could not read or write {error.filename}" if error.filename else "could not read or write"
-        return _say(f"{place}: {error.strerror or error}; name another file or folder, or mend this one", 1)
+        # A name that no file can have is wrong usage; what fails with a file that could be there is a failure.
+        code = 2 if error.errno == errno.ENAMETOOLONG else 1
+        return _say(f"{place}: {error.strerror or error}; name another file or folder, or mend this one", code)
     except (Exception, limits.Overtime) as error:  # noqa: BLE001 (no traceback reaches a user; it is kept for whoever mends the fault)
         if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)):
             return _say("not enough memory: choose something smaller, or a machine that has more", 1)

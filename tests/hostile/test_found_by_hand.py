@@ -418,3 +418,9 @@ def test_terminals_that_do_not_know_a_letter(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("sys.argv", ["lmtest", "describe", "anbn_tiny", "--length", "1", "--draws", "10"])
     assert cli._run() == 0
     assert b"a?b?" in written.getvalue()  # the title has an exponent
+
+
+def test_names_longer_than_any_file() -> None:
+    name = "x" * 5000
+    for words in (["describe", name], ["claims", name], ["run", MAIN, "--dry-run", "--set", f"language={name}"]):
+        assert "File name too long" in lmtest(*words, codes=(2,)).err
