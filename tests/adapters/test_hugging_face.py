@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -203,7 +204,10 @@ DAMAGED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "start": (_config(bos_token_id=-1), "token -1 of the tokenizer is none of the model's 3"),
     "elsewhere": (_elsewhere, r"expected names of \*.safetensors files of the folder, found '../out.safetensors'"),
     "tokenizer elsewhere": (
-        _json("tokenizer_config.json", fast_tokenizer_files=["../out/tokenizer.4.0.0.json"]),
+        lambda f: (
+            shutil.copy(f / "tokenizer.json", f.parent / "tokenizer.4.0.0.json"),
+            _json("tokenizer_config.json", fast_tokenizer_files=["../tokenizer.4.0.0.json"])(f),
+        ),
         "expected 'fast_tokenizer_files' to name files of the folder",
     ),
     "class": (_json("tokenizer_config.json", tokenizer_class="RagTokenizer"), "expected a token that ends|cannot load"),
@@ -237,6 +241,12 @@ def test_a_pickle_that_the_configuration_names_is_not_read(tmp_path: Path, tiny:
     torch.save({key: torch.zeros(()) for key in load_file(made / "model.safetensors")}, made / "adapter_model.bin")
     _config(transformers_weights="adapter_model.bin")(made)
     torch.testing.assert_close(from_folder(made, tiny).model.next_log_probs(tiny.vocabulary.pack([(0, 1)])[0]), before)
+
+
+def test_names_of_files_that_were_once_there_do_no_harm(tmp_path: Path, tiny: Language) -> None:
+    made = save(tmp_path / "made", gpt2(3), characters("ab"))
+    _json("tokenizer_config.json", tokenizer_file="/nowhere/tokenizer.json", special_tokens_map_file="../x.json")(made)
+    assert from_folder(made, tiny).model.next_log_probs(tiny.vocabulary.pack([(0, 1)])[0]).isfinite().all()
 
 
 def test_weights_that_are_not_used_are_said(tmp_path: Path, tiny: Language) -> None:
