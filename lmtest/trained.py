@@ -79,6 +79,8 @@ def _trained_on(workshop: Workshop, language: Language | None, directory: Path) 
 
 def _choose(what: str, option: str, given: str | None, names: Iterable[str], directory: Path) -> str:
     known = list(names)
+    if not known:
+        raise UsageError(f"{directory} is damaged: its resolved.json has no {what}s")
     if given is None and len(known) > 1:
         raise UsageError(f"{directory} has several {what}s: choose one with {option} ({', '.join(known)})")
     if given is not None and given not in known:

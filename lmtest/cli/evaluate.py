@@ -145,7 +145,8 @@ def _show(certificates: Any, measurements: Any, epsilon: float) -> None:
     for key, part in measurements[~details].groupby(["measure", "prompt_set", "decoding"], sort=False):
         first, values = part.iloc[0], part["value"]
         ends = (values.min(), values.max()) if several else (first["lower"], first["upper"])
-        rows.append([*map(str, key), _interval(values.mean(), *ends), str(int(first["count"])), cell(first["chance"])])
+        mean = (values / values.count()).sum(min_count=1)  # the sum of what has diverged may be no number
+        rows.append([*map(str, key), _interval(mean, *ends), str(int(first["count"])), cell(first["chance"])])
     spread = "mean of seeds [least, most]" if several else "value [95 % over prompts]"
     print_table(["measure", "prompt set", "decoding", spread, "count", "chance"], rows)
     if details.any():

@@ -39,6 +39,7 @@ from lmtest.languages.in_context_prompts import (
     order_sets,
     prompt_length,
 )
+from lmtest.languages.prompts import MAX_PROMPTS
 from lmtest.measurement import Interval, measurement
 from lmtest.models.contract import LanguageModel
 from lmtest.seeds import generator
@@ -60,15 +61,15 @@ class InContextConfig(Table):
     examples: list[int] = Field([0, 1, 2, 4, 8, 16], min_length=1)
     """n: examples of a prompt."""
     families: list[Family] = Field(["seen"], min_length=1)
-    prompts: int = Field(500, ge=1)
+    prompts: int = Field(500, ge=1, le=MAX_PROMPTS)
     """Of each set."""
     unseen: int = Field(5, ge=1)
     """Fresh concepts of the families "unseen" and "random"."""
     inner_delimiters: bool = False
     """Whether an example may hold a delimiter, as in the paper's released code."""
-    order_sets: int = Field(10, ge=0)
+    order_sets: int = Field(10, ge=0, le=MAX_PROMPTS)
     """Sets of 4 examples that are shown in all 24 orders; 0: none."""
-    order_tests: int = Field(20, ge=1)
+    order_tests: int = Field(20, ge=1, le=MAX_PROMPTS)
     """Test inputs behind each order."""
     bins: int = Field(15, ge=1)
     """Of the calibration error."""

@@ -17,7 +17,7 @@ class TrainingConfig(Table):
     """The `[training]` table of a study."""
 
     steps: int = Field(ge=1, le=MOST_STEPS)
-    learning_rate: float = Field(2e-3, gt=0)
+    learning_rate: float = Field(2e-3, gt=0, allow_inf_nan=False)
     schedule: Literal["one_cycle", "inverse_sqrt", "constant"] = "one_cycle"
     warmup: int = Field(1000, ge=0)
     """Steps of linear warm-up under inverse_sqrt; one_cycle warms up over the first 30 %."""

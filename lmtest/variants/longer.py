@@ -15,7 +15,7 @@ class Longer(Derivation):
 
     kind: Literal["longer"]
     steps: int = Field(ge=1, le=MOST_STEPS)
-    learning_rate: float | None = Field(None, gt=0)
+    learning_rate: float | None = Field(None, gt=0, allow_inf_nan=False)
     """The study's where not given."""
     schedule: Literal["one_cycle", "inverse_sqrt", "constant"] = "one_cycle"
 

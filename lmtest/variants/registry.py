@@ -8,6 +8,7 @@ from pydantic import Field
 
 from lmtest.languages.base import Language
 from lmtest.languages.contexts import ContextsConfig
+from lmtest.languages.prompts import MAX_PROMPTS
 from lmtest.variants.derivation import Derivation
 from lmtest.variants.longer import Longer
 from lmtest.variants.preserve.tables import PreservingConfig
@@ -19,7 +20,7 @@ class Exchange(Derivation):
 
     kind: Literal["exchange"]
     contexts: ContextsConfig
-    draws: int = Field(2000, ge=2)
+    draws: int = Field(2000, ge=2, le=MAX_PROMPTS)
     """Contexts drawn for the cost, where they are too many to be summed."""
 
     def check(self, language: Language) -> None:

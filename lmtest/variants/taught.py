@@ -20,6 +20,7 @@ from lmtest.languages.base import Language
 from lmtest.languages.hmm import DELIMITER
 from lmtest.languages.hmm_mixture import HmmMixture
 from lmtest.languages.in_context_prompts import in_context_prompts
+from lmtest.languages.prompts import MAX_PROMPTS
 from lmtest.models.stack import StackedModel
 from lmtest.seeds import generator, stream_seed
 from lmtest.training.batches import Batch, Strings, whole
@@ -39,12 +40,12 @@ class Taught(Derivation):
     k: int = Field(3, ge=2)
     examples: list[int] = Field([2, 4, 8], min_length=1)
     """Shapes of the prompts that are shown: how many examples (equally often), each of length k."""
-    prompts: int = Field(64, ge=1)
+    prompts: int = Field(64, ge=1, le=MAX_PROMPTS)
     """Prompts a step."""
-    documents: int = Field(16, ge=1)
+    documents: int = Field(16, ge=1, le=MAX_PROMPTS)
     """Documents a step."""
     steps: int = Field(200, ge=1, le=MOST_STEPS)
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False)
 
     def check(self, language: Language) -> None:
         """Raises UsageError where the language is no mixture of HMMs, or a prompt does not fit a document."""

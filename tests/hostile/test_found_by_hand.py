@@ -21,6 +21,7 @@ from hostile_inputs import lmtest, nothing_half_written, toml
 from tiny import MAIN, TINY
 
 from lmtest import cli, columns, limits, pool
+from lmtest.cli.evaluate import _show as show_evaluation
 from lmtest.errors import LmtestError, UsageError
 from lmtest.languages import build_language, load_language
 from lmtest.pipeline import run_study
@@ -317,7 +318,7 @@ def test_models_that_fail_in_odd_ways(
 
 def test_lengths_that_no_picture_can_show(mine: Path, tmp_path: Path) -> None:
     mine.write_bytes(toml({"title": "", "kind": "pcfg", "grammar": "S -> 'a' S [0.9999999999] | [0.0000000001]"}))
-    lmtest("--time-limit=1", "describe", mine, "--length", "1", "--picture", tmp_path / "p.png", codes=(2,))
+    lmtest("--time-limit=1", "describe", mine, "--length", "1", "--picture", tmp_path / "p.png", codes=(1, 2))
     assert not (tmp_path / "p.png").exists()
 
 
@@ -424,3 +425,21 @@ def test_names_longer_than_any_file() -> None:
     name = "x" * 5000
     for words in (["describe", name], ["claims", name], ["run", MAIN, "--dry-run", "--set", f"language={name}"]):
         assert "File name too long" in lmtest(*words, codes=(2,)).err
+
+
+def test_a_run_without_languages_has_no_model(whole: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    told = json.loads((run / "resolved.json").read_text("utf-8"))
+    (run / "resolved.json").write_text(json.dumps(told | {"languages": {}}), "utf-8")
+    said = lmtest("export", "hf", run, "--out", tmp_path / "hf", "--variant", "oracle", codes=(2,)).err
+    assert "is damaged: its resolved.json has no languages" in said.replace("\n", " ")
+
+
+def test_means_of_numbers_at_the_end_of_the_floats(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"measure": "m", "prompt_set": "p", "decoding": "d", "lower": 0.0, "upper": 0.0, "count": 1, "chance": 0.5}
+    certificates = pd.DataFrame(
+        [dict.fromkeys(("seed", "kl", "kl_lower", "kl_upper", "kl_per_token", "exact", "saturated"), 0)] * 2
+    )
+    show_evaluation(certificates, pd.DataFrame([row | {"value": 1.5e308}] * 2), 0.01)
+    assert "1.5e+308" in capsys.readouterr().out
