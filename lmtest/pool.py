@@ -24,6 +24,8 @@ from lmtest.threads import one_thread
 from lmtest.workshop import Workshop
 
 REPORT_SECONDS = 0.2
+STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""Ctrl-C, a scheduler that wants the machine back, a terminal that goes away (Windows has no such thing)."""
 
 
 class Flag(Protocol):
@@ -41,7 +43,7 @@ _worker: dict[str, Any] = {}
 
 @contextmanager
 def stop_signals(flag: Flag) -> Iterator[None]:
-    """While inside, SIGINT, SIGTERM and a terminal that goes away set `flag`; a second SIGINT raises KeyboardInterrupt at once."""
+    """While inside, what stops a run sets `flag`; a second SIGINT raises KeyboardInterrupt at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -51,9 +53,8 @@ def stop_signals(flag: Flag) -> Iterator[None]:
             raise KeyboardInterrupt
         flag.set()
 
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
-        numbers.append(signal.SIGHUP)
+    # What is ignored stays so: nohup wants a run to outlive its terminal.
+    numbers = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield
@@ -64,11 +65,11 @@ def stop_signals(flag: Flag) -> Iterator[None]:
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """SIGINT and SIGTERM wait while inside; processes that are started there inherit it. Windows has no such thing."""
+    """What stops a run waits while inside; processes that are started there inherit it. Windows has no such thing."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
         yield
     finally:
@@ -103,7 +104,10 @@ def run_cells(workshop: Workshop, cells: Sequence[Cell], jobs: int, report: Repo
                 done(cell)
         return
     context = multiprocessing.get_context("spawn")
-    with _safe_path():  # the queue starts a process of its own
+    with (
+        _signals_blocked(),
+        _safe_path(),
+    ):  # the queue starts a process of its own, which outlives a terminal that goes away
         messages: Any = context.Queue()
         stop = context.Event()
     initial = (workshop.directory, workshop.device, messages, stop)
@@ -144,8 +148,8 @@ def _drain(messages: Any, report: Report) -> None:
 
 
 def _start_worker(directory: Path, device: str, messages: Any, stop: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent decides
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in STOPPING:  # Ctrl-C reaches the whole group: the parent decides
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     # A killed parent must not leave workers behind that train on unseen; what they have saved is whole.
     threading.Thread(target=_die_with_parent, daemon=True).start()

@@ -203,8 +203,12 @@ def test_a_full_disk_is_said_and_loses_nothing(straight: Run, tmp_path: Path, mo
     same_tables(straight, tiny(out, resume=True))
 
 
-@pytest.mark.parametrize("seconds", [1, 12], ids=["while workers import", "in training"])
-def test_ctrl_c_on_the_command_line_exits_with_130_and_resumes(tmp_path: Path, seconds: int) -> None:
+@pytest.mark.parametrize(
+    ("seconds", "number"),
+    [(1, signal.SIGINT), (12, signal.SIGINT), (12, signal.SIGHUP)],
+    ids=["while workers import", "in training", "the terminal goes away"],
+)
+def test_ctrl_c_on_the_command_line_exits_with_130_and_resumes(tmp_path: Path, seconds: int, number: int) -> None:
     out = tmp_path / "out"
     # Long enough to be caught in training; the same study otherwise.
     sets = [word for key in (*TINY, "training.steps=100000", "training.probe_every=50000") for word in ("--set", key)]
@@ -214,7 +218,7 @@ def test_ctrl_c_on_the_command_line_exits_with_130_and_resumes(tmp_path: Path, s
     while not (out / "log.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.2)
     time.sleep(seconds)
-    os.killpg(process.pid, signal.SIGINT)  # the whole group, as a terminal does
+    os.killpg(process.pid, number)  # the whole group, as a terminal does
     _, errors = process.communicate(timeout=90)
     assert process.returncode == 130
     assert "--resume continues" in errors

@@ -100,7 +100,7 @@ def from_folder(folder: Path, language: Language, device: str = "cpu") -> Given:
     """A folder as save_pretrained leaves it → the model, in single precision.
 
     Raises UsageError: no transformers installed, no configuration, weights in other files than safetensors, missing weights, code
-    of its own, a tokenizer that does not read the language's strings symbol by symbol; LmtestError where it cannot be had in time.
+    of its own, a tokenizer that does not read the language's strings symbol by symbol, more time than allowed.
     """
     transformers = require_transformers()
     try:

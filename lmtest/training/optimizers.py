@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
 import torch
@@ -13,7 +14,7 @@ Memory = dict[str, Tensor]
 """What an optimiser keeps of a parameter, by torch's names."""
 
 
-class Optimizer:
+class Optimizer(ABC):
     """Updates parameters in place from their gradients, and drops these."""
 
     def __init__(self, parameters: Iterable[Tensor]) -> None:
@@ -30,11 +31,11 @@ class Optimizer:
         for parameter in self.parameters:
             parameter.grad = None
 
-    def _memory(self, parameter: Tensor) -> Memory:
-        raise NotImplementedError
+    @abstractmethod
+    def _memory(self, parameter: Tensor) -> Memory: ...
 
-    def _update(self, parameters: list[Tensor], gradients: list[Tensor], memory: list[Memory], rate: float) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _update(self, parameters: list[Tensor], gradients: list[Tensor], memory: list[Memory], rate: float) -> None: ...
 
 
 class AdamW(Optimizer):
